@@ -1,0 +1,262 @@
+"""The wire contract, and nothing else: every body that enters or leaves the HTTP API.
+
+The names `TaskResponse`, `TrainingMetrics` and `DetailedLogEntry` and all of their fields are those of
+the published change log that deployed clients were written from; they are extended, never renamed.
+A field that is not set is left out of an answer (`response_model_exclude_unset`-style), so a plain
+training is answered with exactly the documented keys.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+
+class TaskStatus(StrEnum):
+    """Where a task is in its life. Deployed clients poll until one of the last three."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL_STATUSES
+
+
+TERMINAL_STATUSES = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+class Stage(StrEnum):
+    """The part of a training that a log line belongs to."""
+
+    EPOCH_START = "epoch_start"
+    TRAINING = "training"
+    VALIDATION = "validation"
+    EPOCH_END = "epoch_end"
+    COMPLETED = "completed"
+
+
+TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""A task id of the client's own. Safe as a folder name and as one URL segment."""
+
+
+def _no_dots(name: str) -> str:
+    if name in {".", ".."}:
+        raise ValueError("must be a folder name of its own, not '.' or '..'")
+    return name
+
+
+RunName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f\x7f]{1,128}$"), AfterValidator(_no_dots)]
+"""A folder name under `save_path`: no separators, no control characters."""
+
+PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+
+
+class TrainingRequest(BaseModel):
+    """Body of `POST /api/v2/training/start`, and the spec file of `python -m trainer`.
+
+    A field that is not known here is kept in `model_extra`; the service ignores it and says so in the
+    answer's `warnings`, because deployed clients send fields of older trainers.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+        allow_inf_nan=False,
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "resnet18",
+                    "num_classes": 37,
+                    "train_path": "/data/train",
+                    "val_path": "/data/val",
+                    "save_path": "/checkpoints",
+                    "num_epochs": 10,
+                    "device": "cuda:0",
+                }
+            ]
+        },
+    )
+
+    model: str = Field(min_length=1, max_length=100, description="torchvision name of a classification network")
+    num_classes: int = Field(ge=2, le=100_000, description="number of classes; must match the folders on disk")
+    train_path: PathText = Field(description="folder with one sub-folder of images per class")
+    val_path: PathText = Field(description="same layout and the same classes as train_path")
+    save_path: PathText = Field(description="checkpoints go to save_path/<name or task_id>")
+
+    name: RunName | None = Field(default=None, description="folder name under save_path; default: the task_id")
+    task_id: TaskId | None = Field(default=None, description="an id of your own; default: a UUID")
+    description: str | None = Field(default=None, max_length=4096)
+    priority: int = Field(default=5, ge=1, le=10, description="smaller runs first")
+    device: str = Field(
+        default="cuda",
+        pattern=r"^(cpu|cuda(:\d{1,3})?)$",
+        description="cpu, cuda (the least busy GPU, or the CPU with a warning) or cuda:N",
+    )
+
+    batch_size: int = Field(default=8, ge=1, le=65_536, description="images per optimizer step")
+    num_epochs: int = Field(default=100, ge=1, le=100_000)
+    learning_rate: float = Field(default=1e-4, gt=0, le=100, description="peak rate, reached after the warmup")
+    image_size: int = Field(default=224, ge=8, le=4096, description="side of the square network input, in pixels")
+    shuffle: bool = Field(default=True, description="visit training images in a new order every epoch")
+    weight_path: Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")] = Field(
+        default="", description="state dict or checkpoint to start from"
+    )
+    pretrained: bool | Literal["auto"] = Field(
+        default="auto", description="ImageNet weights: auto (if to be had within seconds), true (or fail), false"
+    )
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    weight_decay: float = Field(default=0.01, ge=0, le=10)
+    warmup_epochs: float = Field(default=1.0, ge=0, le=1000, description="linear warmup before the cosine, in epochs")
+    augment: bool = Field(default=True, description="random crop and horizontal flip of training images")
+    hflip: bool = Field(default=True, description="allow horizontal flips; switch off for digits, text, traffic signs")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    amp: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="bf16 autocast: auto uses it where fast")
+
+
+class TrainingMetrics(BaseModel):
+    """Latest value of every metric that the log has shown. Each is optional.
+
+    Accuracies are percent, F1, mAP, precision and recall are fractions (the built-in trainer's units).
+    `None` on the wire means that the line held a number that is not finite (NaN, infinity).
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    epoch: int | float | None = Field(default=None, description="当前轮次 current epoch, as printed")
+    total_epochs: int | None = Field(default=None, description="总轮次 number of epochs")
+    train_loss: float | None = Field(default=None, description="训练损失 mean training loss of the epoch")
+    train_acc: float | None = Field(default=None, description="训练准确率 training accuracy, %")
+    val_loss: float | None = Field(default=None, description="验证损失 mean validation loss")
+    val_acc: float | None = Field(default=None, description="验证准确率 validation accuracy, %")
+    macro_f1: float | None = Field(default=None, description="宏平均F1 unweighted mean of per-class F1, 0-1")
+    micro_f1: float | None = Field(default=None, description="微平均F1 F1 of pooled counts, 0-1")
+    mAP: float | None = Field(default=None, description="mean of per-class average precision, 0-1")
+    precision: float | None = Field(default=None, description="精确率 macro precision, 0-1")
+    recall: float | None = Field(default=None, description="召回率 macro recall, 0-1")
+    macro_precision: float | None = Field(default=None, description="宏平均精确率, 0-1")
+    macro_recall: float | None = Field(default=None, description="宏平均召回率, 0-1")
+    micro_precision: float | None = Field(default=None, description="微平均精确率, 0-1")
+    micro_recall: float | None = Field(default=None, description="微平均召回率, 0-1")
+    top1_acc: float | None = Field(default=None, description="Top-1 accuracy, %")
+    top3_acc: float | None = Field(default=None, description="Top-3 accuracy, %")
+    top5_acc: float | None = Field(default=None, description="Top-5 accuracy, %")
+    best_acc: float | None = Field(default=None, description="最佳准确率 best validation accuracy so far, %")
+    learning_rate: float | None = Field(default=None, description="学习率 learning rate")
+    total_steps: int | None = Field(default=None, description="optimizer steps per epoch")
+    throughput: float | None = Field(default=None, description="images per second")
+    eta: float | None = Field(default=None, description="seconds left in the epoch")
+
+
+class TaskResponse(BaseModel):
+    """A task as `start`, `status` and the list answer it. Times are local, without an offset."""
+
+    task_id: str
+    task_type: str = "training"
+    status: TaskStatus
+    progress: int = Field(ge=0, le=100, description="percent of all epochs")
+    device: str
+    current_epoch: int | float | None = Field(default=None, description="当前训练轮次")
+    total_epochs: int | None = Field(default=None, description="总训练轮次")
+    latest_metrics: TrainingMetrics | None = Field(default=None, description="最新的训练指标")
+    created_at: datetime
+    updated_at: datetime
+    name: str | None = None
+    description: str | None = None
+    priority: int | None = None
+    reason: str | None = Field(default=None, description="why the task is in this status, e.g. user_stop, interrupted")
+    error: str | None = Field(default=None, description="one sentence, where the task failed")
+    warnings: list[str] | None = None
+    storage: Literal["degraded"] | None = Field(default=None, description="set while log lines wait for the disk")
+
+
+class DetailedLogEntry(BaseModel):
+    """One log line: the data of one SSE event, and one row of the history."""
+
+    timestamp: datetime
+    level: str
+    message: str
+    metrics: dict[str, int | float | None] | None = Field(default=None, description="metrics read from this line")
+    step: int | None = Field(default=None, description="step within the epoch")
+    stage: str | None = Field(default=None, description="epoch_start, training, validation, epoch_end or completed")
+    status: TaskStatus | None = Field(default=None, description="terminal status; on the last entry of a task only")
+    reason: str | None = None
+
+
+class StoredLogEntry(DetailedLogEntry):
+    """A history row: a log entry with the id that its SSE event had."""
+
+    id: int = Field(ge=1, description="sequence number within the task, the SSE event id")
+
+
+class LogPage(BaseModel):
+    """A page of `GET /api/v2/training/{task_id}/logs/history`, oldest first."""
+
+    task_id: str
+    entries: list[StoredLogEntry]
+    next_after: int | None = Field(default=None, description="pass as `after` for the next page; absent on the last")
+
+
+class TaskPage(BaseModel):
+    """A page of `GET /api/v2/training`, newest first."""
+
+    tasks: list[TaskResponse]
+    next_cursor: str | None = Field(default=None, description="pass as `cursor` for the next page; absent on the last")
+
+
+class ActionResponse(BaseModel):
+    """Answer of `stop` and `DELETE`."""
+
+    status: Literal["success"] = "success"
+    message: str
+    task_id: str
+
+
+class NetworkInfo(BaseModel):
+    """One network of `GET /api/v2/models`."""
+
+    name: str
+    parameters: int = Field(description="number of weights with the original 1000-class head")
+    min_image_size: int = Field(description="smallest image_size the network takes, in pixels")
+    image_size_multiple: int = Field(default=1, description="image_size must be a multiple of this")
+    pretrained: bool = Field(description="ImageNet weights are published for it")
+
+
+class NetworkList(BaseModel):
+    models: list[NetworkInfo]
+
+
+class HealthResponse(BaseModel):
+    status: Literal["ok", "degraded"]
+    version: str
+    running: int = Field(description="tasks that are training now")
+    queued: int = Field(description="tasks that wait for a device")
+    storage: str = Field(description="ok, or why writing waits")
+
+
+class FieldProblem(BaseModel):
+    """What is wrong with one field of a request, and what to do about it."""
+
+    field: str
+    code: str
+    message: str
+
+
+class ErrorResponse(BaseModel):
+    """Every error of the API, whatever its status."""
+
+    detail: str = Field(description="one sentence for a person, with what to do")
+    code: str = Field(description="one word for a program")
+    errors: list[FieldProblem] | None = None
+
+
+def wire(model: BaseModel) -> dict[str, Any]:
+    """JSON-ready dict of an answer without the fields that are not set (`None` inside metrics stays)."""
+    return model.model_dump(mode="json", exclude_unset=True)
