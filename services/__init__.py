@@ -1,0 +1,1 @@
+"""The service itself: tasks, their log lines, and the threads that move both."""

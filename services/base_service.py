@@ -1,0 +1,259 @@
+"""Tasks and their logs, whatever the tasks do.
+
+A line goes in through `add_log`, is committed by the writer thread, and then reaches status, history and
+every stream at once: `_publish` swaps in the new task state and shows the frames under one lock, so at
+every published id the status is what the log up to that id says.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+import anyio.to_thread
+
+from models.schemas import TaskStatus
+from services.errors import TaskConflict, TaskNotFound
+from services.log_entry import LogEntry, clean_metrics, clean_step, clean_text, decode_frame, encode_frame, to_wire
+from services.log_queue import LogQueue
+from services.storage.database import Database
+from services.storage.store import Store
+from services.storage.writer import Committed, CreateTask, DeleteTask, Writer
+from services.task_state import TaskState
+
+logger = logging.getLogger(__name__)
+
+WRITE_TIMEOUT_S = 15.0
+"""How long a request waits for its own commit before it is told that the store does not answer."""
+
+REPLAY_PAGE = 500
+
+
+class LogHistory(Mapping[str, list[dict[str, Any]]]):
+    """`log_history[task_id]`: every committed line of a task, as `DetailedLogEntry` dicts, read from the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getitem__(self, task_id: str) -> list[dict[str, Any]]:
+        if self._store.get_task(task_id) is None:
+            raise KeyError(task_id)
+        return [to_wire(entry) for entry in self._store.read_entries(task_id)]
+
+    def __iter__(self) -> Iterator[str]:
+        return (state.task_id for _, state in self._store.list_tasks(limit=None))
+
+    def __len__(self) -> int:
+        return self._store.count_tasks()
+
+
+class BaseService:
+    """Owns the live tasks: their states, log queues and followers.
+
+    Attributes:
+        tasks: state of every task that has not ended. Replaced, never changed, after each commit.
+        log_queues: the live log of the same tasks; `put` takes a line, viewers follow it.
+        log_history: all lines of any task, live or ended.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.store = Store(database)
+        self.tasks: dict[str, TaskState] = {}
+        self.log_queues: dict[str, LogQueue] = {}
+        self.log_history = LogHistory(self.store)
+        self._lock = threading.RLock()
+        self._writer = Writer(database, states=self.tasks.__getitem__, publish=self._publish)
+        self._writer.start()
+
+    @property
+    def storage_degraded(self) -> str | None:
+        """Why log lines wait to be stored; `None` while they do not."""
+        return self._writer.degraded
+
+    def close(self) -> bool:
+        """Commit every line that was added and let go of the store. False where it refused to the end."""
+        committed = self._writer.close()
+        self._database.close()
+        return committed
+
+    def create_log_queue(self, task_id: str, state: TaskState) -> LogQueue:
+        """Begin the log of a new task; returns once the task is in the store.
+
+        Raises:
+            TaskConflict: there is, or was, a task of this id.
+            TimeoutError: the store does not take writes.
+        """
+        queue = LogQueue(task_id, self._writer)
+        with self._lock:
+            if task_id in self.log_queues:
+                raise TaskConflict(f"There is a task {task_id!r} already.", code="task_id_in_use")
+            self.log_queues[task_id] = queue
+        done = self._writer.submit(CreateTask(state), wait_for_space=False, want_future=True)
+        assert done is not None
+        try:
+            done.result(WRITE_TIMEOUT_S)
+        except TimeoutError:
+            raise
+        except Exception:
+            with self._lock:
+                del self.log_queues[task_id]
+            raise
+        return queue
+
+    def adopt(self, state: TaskState) -> None:
+        """Make a stored task that has not ended live again, after a restart."""
+        with self._lock:
+            self.tasks[state.task_id] = state
+            self.log_queues[state.task_id] = LogQueue(state.task_id, self._writer, last_seq=state.last_seq)
+
+    def add_log(
+        self,
+        task_id: str,
+        level: str,
+        message: str,
+        metrics: Mapping[str, Any] | None = None,
+        step: int | None = None,
+        stage: str | None = None,
+    ) -> None:
+        """Add a line to a task's log (添加日志, 支持训练指标).
+
+        Returns at once: the line is stored and shown by the writer thread. Waits only while that
+        thread's queue is full, which happens when the disk refuses.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            TaskConflict: the task has ended.
+        """
+        self._log_queue(task_id).put(
+            LogEntry(
+                task_id=task_id,
+                level=clean_text(level).upper()[:16],
+                message=clean_text(message),
+                metrics=clean_metrics(metrics),
+                step=clean_step(step),
+                stage=stage,
+            )
+        )
+
+    def get_logs(self, task_id: str) -> list[dict[str, Any]]:
+        """Every line of a task so far, as `DetailedLogEntry` dicts, the ones just added included.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        self._writer.flush(WRITE_TIMEOUT_S)
+        try:
+            return self.log_history[task_id]
+        except KeyError:
+            raise TaskNotFound(task_id) from None
+
+    async def stream_logs(
+        self, task_id: str, after: int = 0, metrics: frozenset[str] | None = None
+    ) -> AsyncIterator[bytes]:
+        """Frames of Server-Sent Events from line `after + 1` on, until the task's last line.
+
+        Args:
+            task_id: a task that exists.
+            after: the last line that the viewer has.
+            metrics: names to keep in each line's metrics; all, if not given.
+        """
+        queue = self.log_queues.get(task_id)
+        if queue is None:
+            async for page in self._replay(task_id, after):
+                yield _join(page, metrics)
+            return
+        while True:
+            frames = queue.read(after)
+            if frames is None:
+                entries = await anyio.to_thread.run_sync(self._read_page, task_id, after)
+                if not entries:  # deleted while it was being replayed
+                    return
+                frames = [encode_frame(entry.seq, to_wire(entry)) for entry in entries]
+            if frames:
+                after += len(frames)
+                yield _join(frames, metrics)
+            elif queue.ended:
+                return
+            else:
+                await queue.wait(after)
+
+    async def _replay(self, task_id: str, after: int) -> AsyncIterator[list[bytes]]:
+        while entries := await anyio.to_thread.run_sync(self._read_page, task_id, after):
+            after = entries[-1].seq
+            yield [encode_frame(entry.seq, to_wire(entry)) for entry in entries]
+
+    def _read_page(self, task_id: str, after: int) -> list[LogEntry]:
+        return self.store.read_entries(task_id, after=after, limit=REPLAY_PAGE)
+
+    def get_task(self, task_id: str) -> TaskState:
+        """A task's state, live or ended.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        state = self.tasks.get(task_id) or self.store.get_task(task_id)
+        if state is None:
+            raise TaskNotFound(task_id)
+        return state
+
+    def list_tasks(
+        self, *, status: Sequence[TaskStatus] = (), before: int | None = None, limit: int = 50
+    ) -> list[tuple[int, TaskState]]:
+        """Tasks, newest first, each with the cursor of the page after it."""
+        return self.store.list_tasks(status=status, before=before, limit=limit)
+
+    def delete_task(self, task_id: str) -> None:
+        """Forget an ended task and its lines. Its files stay.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            TaskConflict: it has not ended.
+        """
+        if not self.get_task(task_id).status.is_terminal:
+            raise TaskConflict(
+                f"Task {task_id!r} has not ended. Stop it first: POST /api/v2/training/{task_id}/stop",
+                code="task_active",
+            )
+        done = self._writer.submit(DeleteTask(task_id), wait_for_space=False, want_future=True)
+        assert done is not None
+        done.result(WRITE_TIMEOUT_S)
+
+    def _log_queue(self, task_id: str) -> LogQueue:
+        queue = self.log_queues.get(task_id)
+        if queue is None:
+            if self.store.get_task(task_id) is None:
+                raise TaskNotFound(task_id)
+            raise TaskConflict(f"Task {task_id!r} has ended; its log is closed.", code="task_ended")
+        return queue
+
+    def _publish(self, committed: Sequence[Committed]) -> None:
+        for task in committed:
+            task_id, ended = task.state.task_id, task.state.status.is_terminal
+            frames = [(entry.seq, encode_frame(entry.seq, to_wire(entry))) for entry in task.entries]
+            with self._lock:
+                queue = self.log_queues[task_id]
+                if ended:
+                    self.tasks.pop(task_id, None)
+                    del self.log_queues[task_id]
+                else:
+                    self.tasks[task_id] = task.state
+                queue.publish(frames, ended=ended)
+
+
+def _join(frames: list[bytes], metrics: frozenset[str] | None) -> bytes:
+    if metrics is not None:
+        frames = [_narrow(frame, metrics) for frame in frames]
+    return b"".join(frames)
+
+
+def _narrow(frame: bytes, metrics: frozenset[str]) -> bytes:
+    wire = decode_frame(frame)
+    if "metrics" not in wire:
+        return frame
+    kept = {name: value for name, value in wire.pop("metrics").items() if name in metrics}
+    if kept:
+        wire["metrics"] = kept
+    return encode_frame(int(frame[4 : frame.index(b"\r")]), wire)

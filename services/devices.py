@@ -1,0 +1,59 @@
+"""Which devices this machine has. GPUs are asked through NVML, because importing torch takes seconds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import pynvml
+
+CPU = "cpu"
+ANY_GPU = "cuda"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU by the index that torch gives it."""
+
+    name: str
+    memory_used: int
+
+
+def list_gpus() -> list[Gpu]:
+    """GPUs that a trainer of this process would see, in torch's order; none without a driver."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        handles = _visible_handles()
+        return [
+            Gpu(name=f"cuda:{index}", memory_used=int(pynvml.nvmlDeviceGetMemoryInfo(handle).used))
+            for index, handle in enumerate(handles)
+        ]
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _visible_handles() -> list[object]:
+    """NVML handles in the order of `CUDA_VISIBLE_DEVICES`, which holds indices or UUID prefixes.
+
+    As in CUDA, the list ends at the first entry that names no device.
+    """
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return handles
+    by_uuid = {str(pynvml.nvmlDeviceGetUUID(handle)): handle for handle in handles}
+    chosen: list[object] = []
+    for entry in filter(None, (part.strip() for part in visible.split(","))):
+        if entry.isdigit():
+            matching = handles[int(entry) : int(entry) + 1]
+        else:
+            matching = [handle for uuid, handle in by_uuid.items() if uuid.startswith(entry)]
+        if len(matching) != 1:
+            break
+        chosen += matching
+    return chosen

@@ -1,0 +1,75 @@
+"""Errors a caller can do something about; `api/errors.py` maps them to answers, once.
+
+Each also subclasses the builtin that a Python caller would expect, so code that uses the services
+without HTTP can catch `KeyError` or `ValueError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from models.schemas import FieldProblem
+
+
+class ServiceError(Exception):
+    """Base of every refusal: an HTTP status, one word for programs, one sentence for people."""
+
+    status_code = 400
+    code = "bad_request"
+
+    def __init__(self, detail: str, *, code: str | None = None, errors: Sequence[FieldProblem] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or type(self).code
+        self.errors = list(errors)
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class TaskNotFound(ServiceError, KeyError):
+    status_code = 404
+    code = "task_not_found"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"There is no task {task_id!r}. GET /api/v2/training lists all tasks.")
+
+
+class TaskConflict(ServiceError, ValueError):
+    """The request is fine, but not in the state that something is in: a name in use, a task that has ended."""
+
+    status_code = 409
+    code = "conflict"
+
+
+class InvalidRequest(ServiceError, ValueError):
+    """One or more fields of a request cannot be used; `errors` says which and what to do."""
+
+    status_code = 422
+    code = "invalid_request"
+
+    @classmethod
+    def from_problems(cls, problems: Sequence[FieldProblem]) -> InvalidRequest:
+        assert problems
+        detail = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
+        codes = {problem.code for problem in problems}
+        return cls(detail, code=codes.pop() if len(codes) == 1 else None, errors=problems)
+
+
+class PathForbidden(ServiceError, PermissionError):
+    status_code = 403
+    code = "path_forbidden"
+
+
+class StorageUnavailable(ServiceError, OSError):
+    """The store does not take writes at present. Nothing is lost; try again."""
+
+    status_code = 503
+    code = "storage_unavailable"
+
+
+class StoreInUse(ServiceError, RuntimeError):
+    """Another service process owns this store; two would give the same line two numbers."""
+
+    status_code = 503
+    code = "store_in_use"

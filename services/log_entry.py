@@ -1,0 +1,119 @@
+"""One log line on its way from the trainer to the store, the stream and the status."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from models.schemas import TaskStatus
+
+Number = int | float
+Metrics = Mapping[str, Number | None]
+
+_INT64 = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """What a line changes about its task besides metrics. Only the last one of a task is shown to clients:
+    deployed clients take a `status` key in a log entry for the end of the stream."""
+
+    status: TaskStatus
+    reason: str | None = None
+    error: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A log line. `seq` counts a task's lines 1, 2, 3, ... and is 0 until the writer has assigned it."""
+
+    task_id: str
+    level: str
+    message: str
+    metrics: Metrics | None = None
+    step: int | None = None
+    stage: str | None = None
+    change: StatusChange | None = None
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seq: int = 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.change is not None and self.change.status.is_terminal
+
+
+def clean_text(text: str) -> str:
+    """`text` as every store and every UTF-8 stream can hold it: PostgreSQL refuses NUL, UTF-8 lone surrogates."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def clean_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Number | None] | None:
+    """Metrics as JSON can hold them: a number that is not finite becomes `None` (the line itself still says it).
+
+    Raises:
+        TypeError: a value is no number.
+    """
+    if metrics is None:
+        return None
+    return {clean_text(name): _clean_number(value) for name, value in metrics.items()}
+
+
+def clean_step(step: int | None) -> int | None:
+    return step if step is not None and -_INT64 <= step < _INT64 else None
+
+
+def _clean_number(value: Any) -> Number | None:
+    if value is None:
+        return None
+    if isinstance(value, int) and -_INT64 <= value < _INT64:
+        return int(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def to_wire(entry: LogEntry) -> dict[str, Any]:
+    """The `DetailedLogEntry` of a stored line; keys that are not set are left out."""
+    wire: dict[str, Any] = {
+        "timestamp": local_time(entry.timestamp).isoformat(),
+        "level": entry.level,
+        "message": entry.message,
+    }
+    if entry.metrics:
+        wire["metrics"] = dict(entry.metrics)
+    if entry.step is not None:
+        wire["step"] = entry.step
+    if entry.stage is not None:
+        wire["stage"] = entry.stage
+    if entry.change is not None and entry.change.status.is_terminal:
+        wire["status"] = entry.change.status.value
+        if entry.change.reason is not None:
+            wire["reason"] = entry.change.reason
+    return wire
+
+
+def encode_frame(seq: int, wire: Mapping[str, Any]) -> bytes:
+    """One Server-Sent Event: unnamed, with the line's sequence number as its id.
+
+    JSON escapes CR and LF, so a line cannot forge a frame (WHATWG HTML, 9.2.6 Interpreting an event stream).
+    """
+    data = json.dumps(wire, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return b"id: %d\r\ndata: %s\r\n\r\n" % (seq, data.encode())
+
+
+def decode_frame(frame: bytes) -> dict[str, Any]:
+    """The wire entry inside a frame made by `encode_frame`."""
+    decoded: dict[str, Any] = json.loads(frame[frame.index(b"data: ") + 6 :])
+    return decoded
+
+
+def local_time(moment: datetime) -> datetime:
+    """Local time without an offset: the form of the published contract, whose clients subtract `datetime.now()`."""
+    return moment.astimezone().replace(tzinfo=None)

@@ -1,0 +1,97 @@
+"""The live end of one task's log: `put` takes lines in, followers read committed ones out.
+
+A follower is a cursor, not a queue: all followers share one ring of frames that were encoded once, so a
+viewer costs one integer and the trainer cannot tell how many there are. A follower that has fallen behind
+the ring reads the store instead, and loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from contextlib import suppress
+
+from services.errors import TaskConflict
+from services.log_entry import LogEntry
+from services.storage.writer import Writer
+
+RING_SIZE = 400
+"""Frames kept in memory per live task, about 100 KB."""
+
+
+class LogQueue:
+    """One per live task, kept in `BaseService.log_queues`."""
+
+    def __init__(self, task_id: str, writer: Writer, *, last_seq: int = 0) -> None:
+        self.task_id = task_id
+        self.last_seq = last_seq
+        self.ended = False
+        self._writer = writer
+        self._closed = False
+        self._ring: deque[tuple[int, bytes]] = deque(maxlen=RING_SIZE)
+        self._lock = threading.Lock()
+        self._waiting: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
+
+    def put(self, entry: LogEntry) -> None:
+        """Hand a line to the store. Waits only while the writer's queue is full; followers see it once committed.
+
+        Raises:
+            TaskConflict: the task's last line has been put already.
+        """
+        self._writer.submit(entry, admit=lambda: self._admit(entry), wait_for_space=entry.change is None)
+
+    def _admit(self, entry: LogEntry) -> None:
+        if self._closed:
+            raise TaskConflict(f"Task {self.task_id!r} has ended; its log is closed.", code="task_ended")
+        self._closed = entry.is_last
+
+    def publish(self, frames: list[tuple[int, bytes]], *, ended: bool) -> None:
+        """Show committed frames to every follower. Called by the writer thread."""
+        with self._lock:
+            self._ring.extend(frames)
+            if frames:
+                self.last_seq = frames[-1][0]
+            self.ended = ended
+            loops = list(self._waiting)
+        for loop in loops:
+            with suppress(RuntimeError):  # the loop has been closed, its followers are gone
+                loop.call_soon_threadsafe(self._wake, loop)
+
+    def read(self, after: int) -> list[bytes] | None:
+        """Frames above `after`, oldest first; `None` where the ring does not reach back that far."""
+        with self._lock:
+            if after >= self.last_seq:
+                return []
+            if not self._ring or self._ring[0][0] > after + 1:
+                return None
+            newest_first = []
+            for seq, frame in reversed(self._ring):
+                if seq <= after:
+                    break
+                newest_first.append(frame)
+        return newest_first[::-1]
+
+    async def wait(self, after: int) -> None:
+        """Return once there is a frame above `after`, or the task has ended."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        with self._lock:
+            if self.last_seq > after or self.ended:
+                return
+            self._waiting.setdefault(loop, set()).add(future)
+        try:
+            await future
+        finally:
+            with self._lock:
+                waiting = self._waiting.get(loop, set())
+                waiting.discard(future)
+                if not waiting:
+                    self._waiting.pop(loop, None)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            waiting = self._waiting.pop(loop, set())
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)

@@ -1,0 +1,117 @@
+"""Opening a store: engine, ownership, schema.
+
+SQLite is one file in WAL mode with one writing connection (SQLite before 3.51.3 can lose a WAL frame when
+several connections write); PostgreSQL is reached through psycopg 3. Exactly one service process owns a
+store, because it hands out the sequence numbers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from services.errors import StoreInUse
+from services.storage.tables import SCHEMA_REVISION
+
+logger = logging.getLogger(__name__)
+
+Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
+BUSY_TIMEOUT_S = 10
+_ADVISORY_LOCK = 0x7472_6169_6E  # "train"
+
+
+class Database:
+    """An open, owned and up-to-date store.
+
+    Raises:
+        StoreInUse: another process owns it.
+        sqlalchemy.exc.DBAPIError: it cannot be opened, or it is no database.
+    """
+
+    def __init__(self, url: str | URL, *, synchronous: Synchronous = "NORMAL") -> None:
+        self.url = make_url(url)
+        self._synchronous = synchronous
+        self._lock: IO[str] | Connection | None = None
+        if self.is_sqlite:
+            self.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
+        self.engine: Engine = create_engine(self.url, **self._engine_options())
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", self._configure_sqlite)
+        try:
+            self._lock = self._lock_file() if self.is_sqlite else self._lock_server()
+            self._migrate()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def sqlite_path(self) -> Path:
+        assert self.url.database, "the service needs an SQLite file, not a memory database"
+        return Path(self.url.database)
+
+    def close(self) -> None:
+        """Give up ownership and all connections."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with suppress(DBAPIError):  # a lost connection has lost its lock already
+                lock.close()
+        self.engine.dispose()
+
+    def _engine_options(self) -> dict[str, Any]:
+        if self.is_sqlite:
+            return {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
+        return {"pool_pre_ping": True}
+
+    def _configure_sqlite(self, connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={self._synchronous}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    def _lock_file(self) -> IO[str]:
+        path = self.sqlite_path.with_name(self.sqlite_path.name + ".lock")
+        lock = path.open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise StoreInUse(_in_use(str(self.sqlite_path))) from error
+        return lock
+
+    def _lock_server(self) -> Connection:
+        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}):
+            connection.close()
+            raise StoreInUse(_in_use(self.url.render_as_string(hide_password=True)))
+        # Closing must end the session that holds the lock, not return it to the pool.
+        connection.detach()
+        return connection
+
+    def _migrate(self) -> None:
+        with self.engine.connect() as connection:
+            if inspect(connection).has_table("alembic_version"):
+                revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
+                if revision == SCHEMA_REVISION:
+                    return
+        from services.storage.migrations import upgrade
+
+        logger.info("Bringing the store to schema revision %s", SCHEMA_REVISION)
+        upgrade(self.engine)
+
+
+def _in_use(where: str) -> str:
+    return (
+        f"Another service process is using the store {where}. One process owns a store: stop the other one, "
+        "give this one its own STATE_DIR or DATABASE_URL, and do not use `uvicorn --workers`."
+    )

@@ -1,0 +1,17 @@
+"""Schema migrations, run by Alembic when a store is older than this program."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the store behind `engine` to the newest revision, in one transaction."""
+    config = Config()
+    config.set_main_option("script_location", "services.storage:migrations")
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

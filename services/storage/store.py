@@ -1,0 +1,68 @@
+"""Reads of the store. Any thread may call them; each uses a pooled connection of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Select, func, select
+
+from models.schemas import TERMINAL_STATUSES, TaskStatus
+from services.log_entry import LogEntry
+from services.storage.database import Database
+from services.storage.rows import entry_from_row, task_from_row
+from services.storage.tables import log_entries, tasks
+from services.task_state import TaskState
+
+
+class Store:
+    """What is committed: tasks and their lines."""
+
+    def __init__(self, database: Database) -> None:
+        self._engine = database.engine
+
+    def get_task(self, task_id: str) -> TaskState | None:
+        found = self._tasks(select(tasks).where(tasks.c.task_id == task_id))
+        return found[0][1] if found else None
+
+    def list_tasks(
+        self, *, status: Sequence[TaskStatus] = (), before: int | None = None, limit: int | None = None
+    ) -> list[tuple[int, TaskState]]:
+        """Newest first, each with its row id: the cursor `before` of the next page."""
+        query = select(tasks).order_by(tasks.c.id.desc()).limit(limit)
+        if status:
+            query = query.where(tasks.c.status.in_([each.value for each in status]))
+        if before is not None:
+            query = query.where(tasks.c.id < before)
+        return self._tasks(query)
+
+    def count_tasks(self) -> int:
+        with self._engine.connect() as connection:
+            return connection.scalar(select(func.count()).select_from(tasks)) or 0
+
+    def active_tasks(self) -> list[TaskState]:
+        """Tasks that have not ended, oldest first."""
+        terminal = [status.value for status in TERMINAL_STATUSES]
+        return [state for _, state in self._tasks(select(tasks).where(tasks.c.status.not_in(terminal)).order_by("id"))]
+
+    def read_entries(
+        self,
+        task_id: str,
+        *,
+        after: int = 0,
+        limit: int | None = None,
+        level: str | None = None,
+        stage: str | None = None,
+    ) -> list[LogEntry]:
+        """Lines with a sequence number above `after`, oldest first."""
+        entries = log_entries.c
+        query = select(log_entries).where(entries.task_id == task_id, entries.seq > after).order_by(entries.seq)
+        if level is not None:
+            query = query.where(func.upper(entries.level) == level.upper())
+        if stage is not None:
+            query = query.where(entries.stage == stage)
+        with self._engine.connect() as connection:
+            return [entry_from_row(row) for row in connection.execute(query.limit(limit)).mappings()]
+
+    def _tasks(self, query: Select[tuple[object, ...]]) -> list[tuple[int, TaskState]]:
+        with self._engine.connect() as connection:
+            return [(row["id"], task_from_row(row)) for row in connection.execute(query).mappings()]

@@ -1,0 +1,104 @@
+"""The tables. A change here needs a migration beside it; a test compares the two.
+
+Times are stored in UTC. `log_entries.id` grows over all tasks, `(task_id, seq)` counts 1, 2, 3, ... within
+one; a metric point carries the sequence number of the line it was read from.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+SCHEMA_REVISION = "0001"
+"""Newest migration; a store at this revision is opened without importing Alembic."""
+
+_RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time. SQLite keeps no offset, so it is put back when a row is read."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData()
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("task_id", String(64), nullable=False, unique=True),
+    Column("task_type", String(32), nullable=False),
+    Column("name", Text),
+    Column("description", Text),
+    Column("priority", Integer, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("output_dir", Text, nullable=False),
+    Column("device", String(32), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("reason", String(64)),
+    Column("error", Text),
+    Column("progress", Integer, nullable=False),
+    Column("current_epoch", Double),
+    Column("total_epochs", BigInteger),
+    Column("latest_metrics", JSON, nullable=False),
+    Column("stage", String(32), nullable=False),
+    Column("warnings", JSON, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("ix_tasks_status", "status", "id"),
+)
+
+log_entries = Table(
+    "log_entries",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("task_id", String(64), ForeignKey("tasks.task_id", ondelete="CASCADE"), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("timestamp", UtcDateTime, nullable=False),
+    Column("level", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("metrics", JSON(none_as_null=True)),
+    Column("step", BigInteger),
+    Column("stage", String(32), nullable=False),
+    Column("status", String(16)),
+    Column("reason", String(64)),
+    UniqueConstraint("task_id", "seq", name="uq_log_entries_task_id_seq"),
+)
+
+metric_points = Table(
+    "metric_points",
+    metadata,
+    Column("task_id", String(64), ForeignKey("tasks.task_id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Double),
+    Column("step", BigInteger),
+    Column("value", Double),
+    sqlite_with_rowid=False,
+)
