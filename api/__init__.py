@@ -1,0 +1,1 @@
+"""The HTTP face of the services: routes, errors as answers, and who may ask."""

@@ -1,0 +1,28 @@
+"""What routes are given."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+
+from services.training_service import TrainingService
+
+
+def get_service(request: Request) -> TrainingService:
+    service = request.app.state.service
+    assert isinstance(service, TrainingService)
+    return service
+
+
+def get_metric_names(
+    metrics: Annotated[
+        str | None, Query(description="返回哪些指标 names of the metrics to return, separated by commas; default: all")
+    ] = None,
+) -> frozenset[str] | None:
+    names = frozenset(name.strip() for name in (metrics or "").split(",")) - {""}
+    return names or None
+
+
+Service = Annotated[TrainingService, Depends(get_service)]
+MetricNames = Annotated[frozenset[str] | None, Depends(get_metric_names)]

@@ -1,0 +1,76 @@
+"""Every error as one JSON shape: `{"detail", "code", "errors"?}` with a true status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from models.schemas import ErrorResponse, FieldProblem, wire
+from services.errors import ServiceError, StorageUnavailable
+
+logger = logging.getLogger(__name__)
+
+BODY_TOO_LARGE = "The body is larger than this service accepts; see MAX_BODY_BYTES."
+
+
+def error_response(
+    status_code: int,
+    detail: str,
+    code: str,
+    errors: Sequence[FieldProblem] = (),
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    body = ErrorResponse(detail=detail, code=code)
+    if errors:
+        body.errors = list(errors)
+    return JSONResponse(wire(body), status_code, headers)
+
+
+def documented(*status_codes: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for the errors it can answer."""
+    return {status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase} for status in status_codes}
+
+
+def install(app: FastAPI) -> None:
+    @app.exception_handler(ServiceError)
+    async def service_error(_request: Request, error: ServiceError) -> JSONResponse:
+        return error_response(error.status_code, error.detail, error.code, error.errors)
+
+    @app.exception_handler(TimeoutError)
+    async def storage_timeout(_request: Request, _error: TimeoutError) -> JSONResponse:
+        detail = "The store did not answer in time; nothing is lost. GET /api/v1/health says why, then try again."
+        return error_response(503, detail, StorageUnavailable.code)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [_field_problem(each) for each in error.errors()]
+        detail = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
+        return error_response(422, detail, "invalid_request", problems)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code = getattr(error, "code", None) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        detail = str(error.detail)
+        if error.status_code == 404:
+            detail = f"There is no {request.url.path}. GET / lists all routes."
+        elif error.status_code == 413:
+            detail, code = BODY_TOO_LARGE, "body_too_large"
+        return error_response(error.status_code, detail, code, headers=dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def internal_error(request: Request, error: Exception) -> JSONResponse:
+        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return error_response(500, "The service has made a mistake; its log says which.", "internal_error")
+
+
+def _field_problem(error: dict[str, Any]) -> FieldProblem:
+    location = [str(part) for part in error["loc"] if part not in {"body", "query", "path", "header"}]
+    # A value that failed may be anything, so it is described by pydantic's message and never repeated.
+    return FieldProblem(field=".".join(location) or "body", code=error["type"], message=error["msg"])

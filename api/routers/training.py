@@ -1,0 +1,236 @@
+"""训练接口: start, watch, stop and list trainings."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Response
+from sse_starlette import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
+
+from api.deps import MetricNames, Service
+from api.errors import documented
+from api.strict_json import StrictJsonRoute
+from models.schemas import (
+    ActionResponse,
+    DetailedLogEntry,
+    LogPage,
+    Stage,
+    StoredLogEntry,
+    TaskPage,
+    TaskResponse,
+    TaskStatus,
+    TrainingRequest,
+)
+from services.log_entry import to_wire
+
+router = APIRouter(prefix="/api/v2/training", tags=["训练接口"], route_class=StrictJsonRoute)
+
+MAX_SEQ = 2**63 - 1
+RETRY_MS = 3000
+KEEP_ALIVE_S = 15
+SEND_TIMEOUT_S = 60
+"""A viewer that has taken nothing for so long is let go; it can resume where it was."""
+
+TaskIdPath = Annotated[str, Path(max_length=64, description="the id that start answered")]
+
+STATUS_DESCRIPTION = """\
+返回任务的状态、进度和最新的训练指标. Status, progress and the latest value of every metric read from the log.
+
+| 字段 field | 含义 meaning |
+|---|---|
+| `task_id`, `task_type` | 任务标识与类型 |
+| `status` | `pending`, `queued`, `running`, `stopping`, `completed`, `failed`, `cancelled`; the last three are final |
+| `progress` | 进度 0-100, percent of all epochs |
+| `device` | 训练设备, e.g. `cuda:0` or `cpu` |
+| `current_epoch`, `total_epochs` | 当前训练轮次 / 总训练轮次 |
+| `latest_metrics` | 最新的训练指标, see below |
+| `created_at`, `updated_at` | 创建与更新时间, local time |
+| `reason`, `error` | why the task ended, where there is something to say |
+| `warnings` | e.g. fields of the request that are not known |
+
+`latest_metrics` (每个字段都是可选的, each is optional; accuracies are percent, F1, mAP, precision and recall are
+fractions; `null` stands for a value that was not finite):
+
+| 指标 metric | 含义 meaning |
+|---|---|
+| `epoch`, `total_epochs` | 当前轮次 / 总轮次 |
+| `train_loss`, `train_acc` | 训练损失 / 训练准确率 (%) |
+| `val_loss`, `val_acc` | 验证损失 / 验证准确率 (%) |
+| `macro_f1`, `micro_f1` | 宏平均F1 / 微平均F1 |
+| `mAP` | 平均精度均值 mean of per-class average precision |
+| `precision`, `recall` | 精确率 / 召回率, macro averages |
+| `macro_precision`, `macro_recall`, `micro_precision`, `micro_recall` | the same, by the name of their average |
+| `top1_acc`, `top3_acc`, `top5_acc` | Top-k 准确率 (%) |
+| `best_acc` | 最佳验证准确率 (%) |
+| `learning_rate` | 学习率 |
+| `total_steps`, `throughput`, `eta` | steps per epoch, images per second, seconds left in the epoch |
+"""
+
+LOGS_DESCRIPTION = """\
+以 Server-Sent Events 实时返回训练日志. Every viewer gets every line.
+Each log entry is one unnamed event; its data is JSON:
+
+| 字段 field | 含义 meaning |
+|---|---|
+| `timestamp` | 时间, local time |
+| `level` | `DEBUG`, `INFO`, `WARNING`, `ERROR` |
+| `message` | 日志内容 |
+| `metrics` | 该行日志中的指标 (可选), metrics read from this line |
+| `step` | step within the epoch (可选) |
+| `stage` | 训练阶段 stage |
+| `status` | on the last entry only, whose `message` is `任务结束`: `completed`, `failed` or `cancelled` |
+
+训练阶段 stages: `epoch_start` 轮次开始, `training` 训练中, `validation` 验证中, `epoch_end` 轮次结束,
+`completed` 训练完成.
+
+`id` is the line's number within the task: 1, 2, 3, ... After a lost connection a browser resumes by itself with
+`Last-Event-ID`; other clients send that header or `?after=`. When a task has ended the stream replays what is missing
+and ends; 204 answers a viewer that has seen the last frame already.
+
+```javascript
+const source = new EventSource(`/api/v2/training/${taskId}/logs`);
+source.onmessage = (event) => {
+  const entry = JSON.parse(event.data);
+  console.log(entry.timestamp, entry.level, entry.message);
+  if (entry.metrics) console.log(entry.stage, entry.metrics);
+  if (entry.status) source.close(); // 任务结束
+};
+```
+"""
+
+
+@router.post(
+    "/start",
+    summary="启动训练任务",
+    response_model=TaskResponse,
+    response_model_exclude_unset=True,
+    responses=documented(400, 401, 403, 409, 413, 422, 503),
+)
+def start_training(request: TrainingRequest, service: Service) -> TaskResponse:
+    """检查请求并启动训练. Everything is checked before a device is taken; the task runs, or waits for its device."""
+    return service.start_training(request).to_response()
+
+
+@router.get(
+    "",
+    summary="列出训练任务",
+    response_model=TaskPage,
+    response_model_exclude_unset=True,
+    responses=documented(401, 403, 422),
+)
+def list_training(
+    service: Service,
+    metrics: MetricNames,
+    status: Annotated[list[TaskStatus] | None, Query(description="only tasks in one of these")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(pattern=r"^\d{1,18}$", description="`next_cursor` of the page before")] = None,
+) -> TaskPage:
+    """最新的任务在前. Newest first, in pages that stay stable while tasks are added."""
+    before = None if cursor is None else int(cursor)
+    found = service.list_tasks(status=status or (), before=before, limit=limit + 1)
+    page = TaskPage(tasks=[state.to_response(metrics=metrics) for _, state in found[:limit]])
+    if len(found) > limit:
+        page.next_cursor = str(found[limit - 1][0])
+    return page
+
+
+@router.get(
+    "/{task_id}",
+    summary="获取训练任务状态（含详细指标）",
+    description=STATUS_DESCRIPTION,
+    response_model=TaskResponse,
+    response_model_exclude_unset=True,
+    responses=documented(401, 403, 404, 422),
+)
+def get_training_status(task_id: TaskIdPath, service: Service, metrics: MetricNames) -> TaskResponse:
+    return service.get_task(task_id).to_response(
+        metrics=metrics, storage_degraded=task_id in service.tasks and service.storage_degraded is not None
+    )
+
+
+@router.get(
+    "/{task_id}/logs",
+    summary="获取训练日志流（含详细指标）",
+    description=LOGS_DESCRIPTION,
+    response_class=EventSourceResponse,
+    responses={
+        200: {
+            "description": "A stream of log entries",
+            "content": {"text/event-stream": {"schema": DetailedLogEntry.model_json_schema()}},
+        },
+        204: {"description": "The viewer has seen the last frame; an EventSource stops here"},
+        **documented(401, 403, 404, 422),
+    },
+)
+async def get_training_logs(
+    task_id: TaskIdPath,
+    service: Service,
+    metrics: MetricNames,
+    after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="number of the last line already seen")] = 0,
+    last_event_id: Annotated[str | None, Header(description="as `after`, and wins over it")] = None,
+) -> Response:
+    state = await run_in_threadpool(service.get_task, task_id)
+    if last_event_id is not None and last_event_id.isascii() and last_event_id.isdecimal():
+        after = min(int(last_event_id[:20]), MAX_SEQ)
+        if state.status.is_terminal and after >= state.last_seq:
+            return Response(status_code=204)
+
+    async def frames() -> AsyncIterator[bytes]:
+        yield b"retry: %d\r\n\r\n" % RETRY_MS
+        async for chunk in service.stream_logs(task_id, after, metrics):
+            yield chunk
+
+    return EventSourceResponse(frames(), ping=KEEP_ALIVE_S, send_timeout=SEND_TIMEOUT_S)
+
+
+@router.get(
+    "/{task_id}/logs/history",
+    summary="查询训练日志历史",
+    response_model=LogPage,
+    response_model_exclude_unset=True,
+    responses=documented(401, 403, 404, 422),
+)
+def get_log_history(
+    task_id: TaskIdPath,
+    service: Service,
+    metrics: MetricNames,
+    after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="number of the last line already seen")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    level: Annotated[str | None, Query(max_length=16, description="only lines of this level, e.g. WARNING")] = None,
+    stage: Annotated[Stage | None, Query(description="only lines of this stage")] = None,
+) -> LogPage:
+    """分页返回已保存的日志. Stored lines in pages, oldest first; `id` is the id that the line has in the stream."""
+    service.get_task(task_id)
+    found = service.store.read_entries(task_id, after=after, limit=limit + 1, level=level, stage=stage)
+    page = LogPage(task_id=task_id, entries=[])
+    for entry in found[:limit]:
+        wire = to_wire(entry)
+        if metrics is not None and "metrics" in wire:
+            wire["metrics"] = {name: value for name, value in wire["metrics"].items() if name in metrics}
+        page.entries.append(StoredLogEntry(id=entry.seq, **wire))
+    if len(found) > limit:
+        page.next_after = found[limit - 1].seq
+    return page
+
+
+@router.post(
+    "/{task_id}/stop",
+    summary="停止训练任务",
+    responses=documented(401, 403, 404, 409, 422),
+)
+def stop_training(task_id: TaskIdPath, service: Service) -> ActionResponse:
+    """停止训练. A running training ends within one batch; a waiting one does not begin."""
+    return ActionResponse(message=service.stop_training(task_id), task_id=task_id)
+
+
+@router.delete(
+    "/{task_id}",
+    summary="删除训练任务",
+    responses=documented(401, 403, 404, 409, 422, 503),
+)
+def delete_training(task_id: TaskIdPath, service: Service) -> ActionResponse:
+    """删除已结束任务的记录和日志. Removes an ended task and its lines from the store; its files stay."""
+    service.delete_task(task_id)
+    return ActionResponse(message="The task and its log were deleted; its files were kept.", task_id=task_id)

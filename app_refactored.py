@@ -1,0 +1,138 @@
+"""The application: builds the service from its settings and gives it an HTTP face.
+
+Start it with `python app_refactored.py` or `uvicorn app_refactored:app`. Importing it starts nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from api import errors
+from api.routers import system, training
+from api.security import RequestGuard
+from services.devices import list_gpus
+from services.executors.base import Executor
+from services.executors.thread import ThreadExecutor
+from services.paths import PathPolicy
+from services.scheduler import Scheduler
+from services.storage.database import Database
+from services.training_service import TrainingService
+from settings import Settings
+
+VERSION = "0.1.0"
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None, executor: Executor | None = None) -> FastAPI:
+    """The application; its service exists from lifespan start to lifespan end.
+
+    Args:
+        settings: read from the environment, if not given.
+        executor: where trainings run; a thread of this process, if not given.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.service = await run_in_threadpool(build_service, configured, executor or ThreadExecutor())
+        yield
+        if not await run_in_threadpool(app.state.service.close):
+            logger.error("The store still refused writes: the last log lines of this run are not in it")
+
+    configured = settings or Settings()
+    app = FastAPI(
+        title="图像分类训练服务 Image Training Service",
+        version=VERSION,
+        description="Start a training, poll it, watch it live. The trainer's own log lines are the interface.",
+        lifespan=lifespan,
+    )
+    errors.install(app)
+    if configured.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=configured.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
+    app.add_middleware(
+        RequestGuard,
+        hosts=(configured.host, *configured.allowed_hosts),
+        origins=configured.allowed_origins,
+        tokens=[token.get_secret_value() for token in configured.api_tokens],
+        max_body_bytes=configured.max_body_bytes,
+    )
+    app.include_router(training.router, max_body_size=configured.max_body_bytes)
+    app.include_router(system.router)
+
+    @app.get("/", summary="接口列表", tags=["系统接口"])
+    async def get_routes() -> dict[str, Any]:
+        """All routes, by group."""
+        return {"message": app.title, "version": VERSION, "docs": "/docs", "endpoints": route_table(app)}
+
+    return app
+
+
+def build_service(settings: Settings, executor: Executor) -> TrainingService:
+    """Open the store and the service on it, and take up the queue that an earlier process left.
+
+    Raises:
+        StoreInUse: another service process owns the store.
+    """
+    database = Database(settings.store_url, synchronous=settings.sqlite_synchronous)
+    service = TrainingService(
+        database,
+        executor=executor,
+        scheduler=Scheduler(
+            cpu_limit=settings.max_training_concurrent_cpu,
+            gpu_limit=settings.max_training_concurrent_gpu,
+            gpus=list_gpus,
+        ),
+        gpus=list_gpus,
+        paths=PathPolicy(settings.data_roots, settings.save_roots),
+    )
+    service.resume_queue()
+    return service
+
+
+def route_table(app: FastAPI) -> dict[str, dict[str, str]]:
+    """`{group: {summary: "METHOD path"}}` of every documented route."""
+    table: dict[str, dict[str, str]] = {}
+    for path, operations in app.openapi()["paths"].items():
+        for method, operation in operations.items():
+            table.setdefault(operation["tags"][0], {})[operation["summary"]] = f"{method.upper()} {path}"
+    return table
+
+
+def main() -> int:
+    """Run the service until SIGTERM or Ctrl-C; 0 if it ended as it should."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"]).upper()
+            print(f"{name}: {problem['msg']}" if name else problem["msg"], file=sys.stderr)
+        return 2
+    # uvicorn re-raises the signal that ended it, once it has shut down; an orderly end is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    uvicorn.run(
+        create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=2, access_log=False
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+app = create_app()

@@ -1,0 +1,83 @@
+"""The service's settings: environment variables, or a `.env` file beside them, read once at start."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PathList = Annotated[tuple[Path, ...], NoDecode]
+TextList = Annotated[tuple[str, ...], NoDecode]
+TokenList = Annotated[tuple[SecretStr, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """The defaults are safe, without any set-up, for one person on one machine."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", hide_input_in_errors=True)
+
+    host: str = Field(default="127.0.0.1", description="address to listen on; beyond loopback API_TOKENS is required")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on")
+    state_dir: Path = Field(default=Path("state"), description="where the service keeps what it must remember")
+    database_url: SecretStr | None = Field(
+        default=None, description="SQLAlchemy URL of the store; default: an SQLite file under STATE_DIR"
+    )
+    sqlite_synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = Field(
+        default="NORMAL", description="FULL keeps the last moments in a power loss too; NORMAL loses nothing in a crash"
+    )
+    max_training_concurrent_cpu: int = Field(default=1, ge=1, description="trainings at a time on the CPU")
+    max_training_concurrent_gpu: int = Field(default=1, ge=1, description="trainings at a time on each GPU")
+    data_roots: PathList = Field(
+        default=(), description="folders that data and weights may be read from, separated by ':'; unset: anywhere"
+    )
+    save_roots: PathList = Field(
+        default=(), description="folders that runs may be written to, separated by ':'; unset: anywhere"
+    )
+    api_tokens: TokenList = Field(default=(), description="bearer tokens that requests must carry, separated by ','")
+    allowed_hosts: TextList = Field(
+        default=(), description="host names, beside this machine's, that requests may be addressed to, e.g. of a proxy"
+    )
+    allowed_origins: TextList = Field(
+        default=(),
+        description="web origins whose pages may use the service, e.g. https://lab.example, separated by ','",
+    )
+    max_body_bytes: int = Field(default=1_048_576, ge=1024, description="largest request body")
+
+    @field_validator("data_roots", "save_roots", mode="before")
+    @classmethod
+    def _split_paths(cls, value: Any) -> Any:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("api_tokens", "allowed_hosts", "allowed_origins", mode="before")
+    @classmethod
+    def _split_list(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _safe_beyond_loopback(self) -> Self:
+        if self.is_loopback:
+            return self
+        missing = [name for name in ("api_tokens", "data_roots", "save_roots") if not getattr(self, name)]
+        if missing:
+            names = ", ".join(name.upper() for name in missing)
+            raise ValueError(f"HOST={self.host} can be reached by others: set {names} first, or use HOST=127.0.0.1")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def store_url(self) -> str:
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.state_dir / 'training.db'}"
