@@ -1,0 +1,102 @@
+"""What every test can ask for: image folders, a service with a trainer that does what the test says, a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from app_refactored import build_service, create_app
+from services.training_service import TrainingService
+from settings import Settings
+from tests.scripted_executor import ScriptedExecutor
+from tests.running_server import RunningServer
+
+CLASSES = ("cat", "dog", "fox")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the machine's environment nor a developer's `.env` reaches a test."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(scope="session")
+def image_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `train/` and `val/`, each with three classes of two 8x8 images. Tests must not change it."""
+    root = tmp_path_factory.mktemp("images")
+    for split in ("train", "val"):
+        for shade, name in enumerate(CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (8, 8), color=80 * shade + number).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def body(image_folders: Path, tmp_path: Path) -> dict[str, Any]:
+    """A start request that is right in every field."""
+    return {
+        "model": "resnet18",
+        "num_classes": len(CLASSES),
+        "train_path": str(image_folders / "train"),
+        "val_path": str(image_folders / "val"),
+        "save_path": str(tmp_path / "runs"),
+        "num_epochs": 2,
+        "device": "cpu",
+    }
+
+
+@pytest.fixture
+def executor() -> Iterator[ScriptedExecutor]:
+    scripted = ScriptedExecutor()
+    yield scripted
+    scripted.release()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+def service(settings: Settings, executor: ScriptedExecutor) -> Iterator[TrainingService]:
+    """A service without a web server."""
+    built = build_service(settings, executor)
+    yield built
+    executor.release()
+    built.close()
+
+
+@pytest.fixture
+def serve(settings: Settings, executor: ScriptedExecutor) -> Iterator[Callable[..., RunningServer]]:
+    """`serve()` starts a real server on a free port of this machine; keyword arguments change its settings."""
+    running: list[RunningServer] = []
+
+    def start(**changes: Any) -> RunningServer:
+        server = RunningServer(create_app(settings.model_copy(update=changes), executor))
+        running.append(server)
+        return server
+
+    yield start
+    executor.release()
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture
+def server(serve: Callable[..., RunningServer]) -> RunningServer:
+    return serve()
+
+
+@pytest.fixture
+def http(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
