@@ -15,6 +15,10 @@ Number = int | float
 Metrics = Mapping[str, Number | None]
 
 _INT64 = 2**63
+_COUNTS = frozenset({"total_epochs", "total_steps"})
+"""Metrics that are whole numbers wherever they appear."""
+_NAME_LENGTH = 128
+_LINE_SEPARATORS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +59,17 @@ def clean_text(text: str) -> str:
 def clean_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Number | None] | None:
     """Metrics as JSON can hold them: a number that is not finite becomes `None` (the line itself still says it).
 
+    So does a count that is not whole.
+
     Raises:
         TypeError: a value is no number.
     """
     if metrics is None:
         return None
-    return {clean_text(name): _clean_number(value) for name, value in metrics.items()}
+    cleaned = {clean_text(name)[:_NAME_LENGTH]: _clean_number(value) for name, value in metrics.items()}
+    for name in _COUNTS & cleaned.keys():
+        cleaned[name] = _clean_count(cleaned[name])
+    return cleaned
 
 
 def clean_step(step: int | None) -> int | None:
@@ -77,6 +86,10 @@ def _clean_number(value: Any) -> Number | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _clean_count(value: Number | None) -> int | None:
+    return clean_step(int(value)) if value is not None and value == int(value) else None
 
 
 def to_wire(entry: LogEntry) -> dict[str, Any]:
@@ -103,8 +116,9 @@ def encode_frame(seq: int, wire: Mapping[str, Any]) -> bytes:
     """One Server-Sent Event: unnamed, with the line's sequence number as its id.
 
     JSON escapes CR and LF, so a line cannot forge a frame (WHATWG HTML, 9.2.6 Interpreting an event stream).
+    The other characters at which Unicode, and so `str.splitlines` in a client, ends a line are escaped too.
     """
-    data = json.dumps(wire, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    data = json.dumps(wire, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_LINE_SEPARATORS)
     return b"id: %d\r\ndata: %s\r\n\r\n" % (seq, data.encode())
 
 

@@ -33,13 +33,16 @@ class LogQueue:
         self._lock = threading.Lock()
         self._waiting: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
 
-    def put(self, entry: LogEntry) -> None:
-        """Hand a line to the store. Waits only while the writer's queue is full; followers see it once committed.
+    def put(self, entry: LogEntry, *, wait_for_space: bool = True) -> None:
+        """Hand a line to the store; followers see it once it is committed.
+
+        Waits while the writer's queue is full, unless told not to: the service's own few lines are put
+        under its lock, which the writer needs to make space.
 
         Raises:
             TaskConflict: the task's last line has been put already.
         """
-        self._writer.submit(entry, admit=lambda: self._admit(entry), wait_for_space=entry.change is None)
+        self._writer.submit(entry, admit=lambda: self._admit(entry), wait_for_space=wait_for_space)
 
     def _admit(self, entry: LogEntry) -> None:
         if self._closed:

@@ -64,7 +64,7 @@ class TaskState:
         if entry.metrics:
             changes |= self._merge_metrics(entry)
         if entry.change is not None:
-            assert entry.change.status == self.status or entry.change.status in TRANSITIONS[self.status], (
+            assert entry.change.status in TRANSITIONS[self.status], (
                 f"{self.task_id}: {self.status} cannot become {entry.change.status}"
             )
             changes |= {"status": entry.change.status, "reason": entry.change.reason, "error": entry.change.error}
@@ -129,4 +129,4 @@ def _progress(entry: LogEntry, merged: Metrics, epoch: Number | None, total: int
         steps = merged.get("total_steps")
         share = min(1.0, entry.step / steps) if entry.step is not None and steps else 0.0
         done = epoch - 1 + share
-    return max(0, min(99, int(100 * done / total)))
+    return int(max(0.0, min(99.0, 100 * done / total)))

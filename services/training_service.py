@@ -27,6 +27,7 @@ from trainer.preflight import check
 
 logger = logging.getLogger(__name__)
 
+INTERRUPTED = "The service ended during this training."
 LAST_MESSAGE = "任务结束"
 """Message of every task's last line; deployed clients print it."""
 
@@ -71,7 +72,6 @@ class _Training:
     output_dir: Path
     status: TaskStatus
     stop: threading.Event = field(default_factory=threading.Event)
-    stop_reason: str = "user_stop"
     thread: threading.Thread | None = None
 
 
@@ -140,7 +140,7 @@ class TrainingService(BaseService):
                 if state.status in (TaskStatus.PENDING, TaskStatus.QUEUED):
                     self._scheduler.add(state.task_id, priority=state.priority, device=state.device)
                 else:
-                    self._end(state.task_id, TaskStatus.FAILED, "interrupted", "The service ended during the training.")
+                    self._interrupt(state.task_id)
         with self._lock:
             self._dispatch()
 
@@ -205,9 +205,9 @@ class TrainingService(BaseService):
     ) -> None:
         with self._lock:
             self._trainings[state.task_id] = _Training(request, output_dir, TaskStatus.PENDING)
-            self.log_queues[state.task_id].put(first)
+            self._note(first)
             for warning in warnings:
-                self.add_log(state.task_id, "WARNING", warning)
+                self._note(LogEntry(state.task_id, "WARNING", warning))
             self._scheduler.add(state.task_id, priority=request.priority, device=state.device)
             self._dispatch()
 
@@ -250,7 +250,6 @@ class TrainingService(BaseService):
             self._closing = True
             running = {task_id: training for task_id, training in self._trainings.items() if training.thread}
             for training in running.values():
-                training.stop_reason = "interrupted"
                 training.stop.set()
         deadline = time.monotonic() + SHUTDOWN_GRACE_S
         for training in running.values():
@@ -258,7 +257,7 @@ class TrainingService(BaseService):
             training.thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
             for task_id in running.keys() & self._trainings.keys():
-                self._end(task_id, TaskStatus.FAILED, "interrupted", "The service ended during the training.")
+                self._interrupt(task_id)
         return super().close()
 
     def _train_worker(self, task_id: str, device: str) -> None:
@@ -271,19 +270,21 @@ class TrainingService(BaseService):
         try:
             self._executor.run(Run(training.request, training.output_dir, device), trainer_logger, training.stop.is_set)
         except TrainingStopped:
-            status, reason = TaskStatus.CANCELLED, training.stop_reason
-            if reason == "interrupted":
-                status, error = TaskStatus.FAILED, "The service ended during the training."
+            status, reason = TaskStatus.CANCELLED, "user_stop"
         except TrainingFailed as failure:
-            status, reason, error = TaskStatus.FAILED, failure.reason, str(failure)
+            status, reason, error = TaskStatus.FAILED, failure.reason, clean_text(str(failure))
         except BaseException as failure:  # whatever a trainer raises ends its own task only
             logger.exception("Task %s failed", task_id)
             trainer_logger.exception("Training failed: %s", failure)
-            status, reason, error = TaskStatus.FAILED, "error", f"{type(failure).__name__}: {failure}"
+            status, reason, error = TaskStatus.FAILED, "error", clean_text(f"{type(failure).__name__}: {failure}")
         finally:
             trainer_logger.removeHandler(handler)
             with self._lock:
-                if task_id in self._trainings:  # else the service has ended it, too impatient to wait
+                if task_id not in self._trainings:
+                    pass  # the service is closing and did not wait any longer
+                elif status is TaskStatus.CANCELLED and self._closing:
+                    self._interrupt(task_id)
+                else:
                     self._end(task_id, status, reason, error)
                 self._dispatch()
 
@@ -309,18 +310,25 @@ class TrainingService(BaseService):
         training.status = status
         level = "ERROR" if status is TaskStatus.FAILED else "INFO"
         stage = Stage.COMPLETED.value if status is TaskStatus.COMPLETED else None
-        self.log_queues[task_id].put(
-            LogEntry(task_id, level, message, stage=stage, change=StatusChange(status, **change))
-        )
+        self._note(LogEntry(task_id, level, message, stage=stage, change=StatusChange(status, **change)))
+
+    def _note(self, entry: LogEntry) -> None:
+        """Add a line of the service's own. May be called with the lock held."""
+        self.log_queues[entry.task_id].put(entry, wait_for_space=False)
 
     def _end(self, task_id: str, status: TaskStatus, reason: str | None, error: str | None = None) -> None:
         """Write a task's last line and forget it. Call with the lock held."""
-        if error is not None:
-            error = clean_text(error)
-            self.log_queues[task_id].put(LogEntry(task_id, "ERROR", error))
         self._change(task_id, status, LAST_MESSAGE, reason=reason, error=error)
         del self._trainings[task_id]
         self._scheduler.discard(task_id)
+
+    def _interrupt(self, task_id: str) -> None:
+        """End a training that the service's own end has cut short. Call with the lock held."""
+        if self._trainings[task_id].status is TaskStatus.STOPPING:
+            self._end(task_id, TaskStatus.CANCELLED, "user_stop")
+            return
+        self._note(LogEntry(task_id, "ERROR", INTERRUPTED))
+        self._end(task_id, TaskStatus.FAILED, "interrupted", INTERRUPTED)
 
     def _check_paths(self, request: TrainingRequest) -> None:
         self._paths.check_data("train_path", request.train_path)
