@@ -1,0 +1,191 @@
+"""A training on the screen: a live picture on a terminal, plain lines everywhere else.
+
+Both are fed the same way, a log line at a time, which is all that a display of one's own needs too.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from models.schemas import StoredLogEntry, TaskResponse, TaskStatus
+
+COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "macro_f1", "mAP", "learning_rate")
+EPOCHS_SHOWN = 12
+LINES_SHOWN = 6
+PLAIN_INTERVAL = 10.0
+"""Seconds between progress lines where there is no terminal."""
+
+Number = int | float | None
+
+
+class Board:
+    """What a display knows: the metrics of each epoch, the latest value of each, the last lines."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.task: TaskResponse | None = None
+        self.latest: dict[str, Number] = {}
+        self.step: int | None = None
+        self.epochs: dict[int, dict[str, Number]] = {}
+        self.lines: deque[StoredLogEntry] = deque(maxlen=LINES_SHOWN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def add(self, entry: StoredLogEntry) -> None:
+        """Take in one line of the log, with the metrics that the service read from it."""
+        self.lines.append(entry)
+        metrics = entry.metrics or {}
+        self.latest |= metrics
+        self.step = entry.step
+        epoch = self.latest.get("epoch")
+        if epoch is not None and metrics:
+            self.epochs.setdefault(int(epoch), {}).update(metrics)
+        self.show()
+
+    def update(self, task: TaskResponse) -> None:
+        """Take in the task's state as `GET status` answers it."""
+        self.task = task
+        self.show()
+
+    def show(self) -> None:
+        """Draw what is known now."""
+
+    def close(self) -> None:
+        """Draw what is left to draw."""
+
+    def position(self) -> str:
+        """Where the training is, in words: `epoch 3/8, step 12/23, 840 images/s, 2 s to the epoch's end`."""
+        latest, parts = self.latest, []
+        if latest.get("epoch") is not None:
+            parts.append(f"epoch {latest['epoch']}/{latest.get('total_epochs') or '?'}")
+        elif self.task is not None:
+            parts.append(self.task.status)
+        if self.step is not None:
+            parts.append(f"step {self.step}/{latest.get('total_steps') or '?'}")
+            if (speed := latest.get("throughput")) is not None:
+                parts.append(f"{speed:.0f} images/s")
+            if (left := latest.get("eta")) is not None:
+                parts.append(f"{left:.0f} s to the epoch's end")
+        return ", ".join(parts)
+
+
+class LiveBoard(Board):
+    """Progress bar, table of epochs and last lines, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._live = Live(console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def show(self) -> None:
+        self._live.update(Group(self._bar(), self._table(), *self._log()))
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _bar(self) -> Table:
+        progress = self.task.progress if self.task else 0
+        row = Table.grid(padding=(0, 1))
+        row.add_row(ProgressBar(total=100, completed=progress, width=30), f"{progress}%", self.position())
+        return row
+
+    def _table(self) -> Table:
+        table = Table("epoch", *COLUMNS[:-1], "lr", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for epoch in sorted(self.epochs)[-EPOCHS_SHOWN:]:
+            table.add_row(str(epoch), *(shown(name, self.epochs[epoch].get(name)) for name in COLUMNS))
+        return table
+
+    def _log(self) -> list[Text]:
+        styles = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
+        return [
+            Text(
+                f"{entry.id:>5} {printable(entry.message)}",
+                style=styles.get(entry.level, "dim"),
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+            for entry in self.lines
+        ]
+
+
+class PlainBoard(Board):
+    """One line for every epoch, state and warning, and one every 10 s in between."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._status: TaskStatus | None = None
+        self._printed: int | None = None
+        self._last = time.monotonic()
+
+    def add(self, entry: StoredLogEntry) -> None:
+        super().add(entry)
+        if entry.level in {"WARNING", "ERROR", "CRITICAL"}:
+            self._say(f"{entry.level}: {printable(entry.message)}")
+
+    def show(self) -> None:
+        if self.task is not None and self.task.status is not self._status:
+            self._status = self.task.status
+            if self._status.is_terminal:
+                self._say_epochs(sorted(self.epochs))
+            self._say(f"The training is {self._status}.")
+        self._say_epochs(sorted(self.epochs)[:-1])  # an epoch is over when the next one speaks
+        if time.monotonic() - self._last > PLAIN_INTERVAL:
+            self._say(f"{self.task.progress if self.task else 0:3d}% {self.position()}")
+
+    def close(self) -> None:
+        self._say_epochs(sorted(self.epochs))
+
+    def _say_epochs(self, epochs: list[int]) -> None:
+        for epoch in epochs:
+            if self._printed is None or epoch > self._printed:
+                self._printed = epoch
+                values = self.epochs[epoch]
+                known = [f"{name} {shown(name, values[name])}" for name in COLUMNS if name in values]
+                self._say(f"epoch {epoch}/{self.latest.get('total_epochs') or '?'}: {', '.join(known)}")
+
+    def _say(self, line: str) -> None:
+        self._last = time.monotonic()
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def board_for(console: Console) -> Board:
+    """Moving pictures make a log file unreadable, so they are for terminals alone."""
+    live = sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
+    return LiveBoard(console) if live else PlainBoard(console)
+
+
+def shown(metric: str, value: Number) -> str:
+    """A value in its metric's unit: percent for accuracies, else a plain number."""
+    if value is None:
+        return "-"
+    if metric.endswith("_acc"):
+        return f"{value:.2f}%"
+    if metric == "learning_rate":
+        return f"{value:.2e}"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def printable(message: str) -> str:
+    """A stranger's log line without what would steer the terminal: escape codes, control characters."""
+    plain = Text.from_ansi(message).plain
+    return "".join(letter if letter.isprintable() else " " for letter in plain)

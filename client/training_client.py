@@ -1,0 +1,193 @@
+"""The service's HTTP API as methods with types."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from client.errors import refusal, unexpected, unreachable
+from client.follow import LogFollower
+from models.schemas import (
+    ActionResponse,
+    HealthResponse,
+    LogPage,
+    NetworkInfo,
+    NetworkList,
+    Stage,
+    StoredLogEntry,
+    TaskPage,
+    TaskResponse,
+    TrainingRequest,
+)
+
+TRAINING = "/api/v2/training"
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class TrainingClient:
+    """A connection to one service. Use it as a context manager, or call `close`.
+
+    Every method raises `ServiceError` where the service refuses and `ServiceUnreachable` where nobody
+    answers within `timeout` seconds. Requests are sent once: whether a failed one may be repeated is the
+    caller's to say. One client may be used from several threads.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        token: str | None = None,
+        timeout: float = 10.0,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`transport` and `sleep` (between attempts to take up a log) are for tests and unusual networks.
+
+        Raises `ValueError` for a `base_url` that is none.
+        """
+        try:
+            url = httpx.URL(base_url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{base_url!r} is not an address of a service: {error}") from error
+        if url.scheme not in {"http", "https"} or not url.host or (url.port or 0) > 65_535:
+            raise ValueError(f"{base_url!r} is not an address of a service: it should look like http://host:port")
+        self._sleep = sleep
+        self._http = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"} if token else None,
+            timeout=timeout,
+            transport=transport,
+            trust_env=not is_loopback(url.host),  # a proxy of the environment cannot reach this machine
+            # uvicorn closes a connection that was idle for 5 s; be done with it before, or they race.
+            limits=httpx.Limits(keepalive_expiry=3.0),
+        )
+
+    @property
+    def base_url(self) -> str:
+        return str(self._http.base_url).rstrip("/")
+
+    @property
+    def has_token(self) -> bool:
+        return "Authorization" in self._http.headers
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self, request: TrainingRequest | None = None, /, **fields: Any) -> TaskResponse:
+        """Start a training: from a `TrainingRequest`, from its fields, or from both (fields win).
+
+        Fields are checked by the service alone, so there is one set of rules and one kind of error. To be
+        able to repeat a start whose answer was lost, give a `task_id`: the second one is then a 409.
+        """
+        body = request.model_dump(mode="json", exclude_unset=True) if request else {}
+        body |= {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in fields.items()}
+        return self._ask("POST", f"{TRAINING}/start", TaskResponse, json=body)
+
+    def status(self, task_id: str, metrics: Iterable[str] | None = None) -> TaskResponse:
+        """A task with its latest metrics, or only those named in `metrics`."""
+        query = {} if metrics is None else {"metrics": ",".join(metrics)}
+        return self._ask("GET", task_path(task_id), TaskResponse, params=query)
+
+    def tasks(self, status: str | Sequence[str] | None = None, *, page_size: int = 100) -> Iterator[TaskResponse]:
+        """All tasks, or those in one of these states, newest first, fetched page by page as they are read."""
+        page = self.list(status, limit=page_size)
+        yield from page.tasks
+        while page.next_cursor is not None:
+            page = self.list(status, limit=page_size, cursor=page.next_cursor)
+            yield from page.tasks
+
+    def stop(self, task_id: str) -> ActionResponse:
+        """Ask a task to stop. It ends, as `cancelled`, a little later: `wait` for it if that matters."""
+        return self._ask("POST", f"{task_path(task_id)}/stop", ActionResponse)
+
+    def delete(self, task_id: str) -> ActionResponse:
+        """Forget a task that is over, with its log."""
+        return self._ask("DELETE", task_path(task_id), ActionResponse)
+
+    def history(
+        self,
+        task_id: str,
+        after: int = 0,
+        *,
+        level: str | None = None,
+        stage: Stage | str | None = None,
+        page_size: int = 500,
+    ) -> Iterator[StoredLogEntry]:
+        """The log so far, oldest line first, from the line after `after`. Does not wait for more."""
+        query = {"limit": page_size, **given(level=level, stage=stage)}
+        position: int | None = after
+        while position is not None:
+            page = self._ask("GET", f"{task_path(task_id)}/logs/history", LogPage, params={**query, "after": position})
+            yield from page.entries
+            position = page.next_after
+
+    def follow(self, task_id: str, after: int = 0) -> Iterator[StoredLogEntry]:
+        """Every line of a task's log after `after`, each once, as they are written, until the task is over.
+
+        Survives lost connections and restarts of the service; see `LogFollower`.
+        """
+        return iter(LogFollower(self._http, f"{task_path(task_id)}/logs", after, sleep=self._sleep))
+
+    def wait(self, task_id: str) -> TaskResponse:
+        """The task once it is over, however it ended."""
+        for _ in self.follow(task_id):
+            pass
+        return self.status(task_id)
+
+    def models(self) -> Sequence[NetworkInfo]:
+        """The networks that the service can train."""
+        return self._ask("GET", "/api/v2/models", NetworkList).models
+
+    def health(self) -> HealthResponse:
+        return self._ask("GET", "/api/v1/health", HealthResponse)
+
+    def list(
+        self, status: str | Sequence[str] | None = None, *, limit: int | None = None, cursor: str | None = None
+    ) -> TaskPage:
+        """One page of tasks, newest first; `tasks` reads them all."""
+        return self._ask("GET", TRAINING, TaskPage, params=given(status=status, limit=limit, cursor=cursor))
+
+    def _ask(self, method: str, path: str, answer: type[Answer], **parts: Any) -> Answer:
+        try:
+            response = self._http.request(method, path, **parts)
+        except httpx.RequestError as error:
+            raise unreachable(self._http.base_url, error) from error
+        if not response.is_success:
+            raise refusal(response)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            raise unexpected(response) from error
+
+
+def task_path(task_id: str) -> str:
+    return f"{TRAINING}/{quote(task_id, safe='')}"
+
+
+def given(**query: str | int | Sequence[str] | None) -> dict[str, str | int | Sequence[str]]:
+    """The query parameters that were given."""
+    return {name: value for name, value in query.items() if value is not None}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a URL's host is this machine itself."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

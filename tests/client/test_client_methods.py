@@ -1,0 +1,192 @@
+"""Each method sends what the contract says and gives typed answers and typed errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from client import ServiceError, ServiceUnreachable, TrainingClient
+from models.schemas import Stage, TaskStatus, TrainingRequest
+
+TASK: dict[str, Any] = {
+    "task_id": "t",
+    "task_type": "training",
+    "status": "running",
+    "progress": 30,
+    "device": "cpu",
+    "latest_metrics": {"epoch": 3, "train_loss": 0.5},
+    "created_at": "2025-10-29T10:00:00",
+    "updated_at": "2025-10-29T10:15:00",
+}
+ENTRY = {"timestamp": "2025-10-29T10:00:00", "level": "INFO", "message": "m"}
+
+
+class Wire:
+    """Answers with what it is given, and keeps what was asked."""
+
+    def __init__(self, *answers: Any) -> None:
+        self._answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self._answers.pop(0)
+        return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
+
+    @property
+    def asked(self) -> list[str]:
+        return [f"{request.method} {request.url.raw_path.decode()}" for request in self.requests]
+
+
+def client_of(wire: Callable[[httpx.Request], httpx.Response], **options: Any) -> TrainingClient:
+    return TrainingClient("http://127.0.0.1:8000", transport=httpx.MockTransport(wire), **options)
+
+
+def test_start_sends_only_what_is_set(tmp_path: Path) -> None:
+    wire = Wire(TASK, TASK, TASK)
+    fields = {"model": "resnet18", "num_classes": 2, "val_path": "v", "save_path": "s"}
+    with client_of(wire) as client:
+        assert client.start(train_path=tmp_path, **fields).status is TaskStatus.RUNNING
+        request = TrainingRequest(model="resnet18", num_classes=2, train_path="t", val_path="v", save_path="s")
+        client.start(request)
+        client.start(request, num_epochs=3)
+    assert wire.asked == ["POST /api/v2/training/start"] * 3
+    bodies = [json.loads(request.content) for request in wire.requests]
+    assert bodies[0] == {**fields, "train_path": str(tmp_path)}
+    assert bodies[1] == {**fields, "train_path": "t"}
+    assert bodies[2] == {**fields, "train_path": "t", "num_epochs": 3}
+
+
+def test_status_stop_delete() -> None:
+    done = {"status": "success", "message": "ok", "task_id": "t"}
+    wire = Wire(TASK, TASK, done, done)
+    with client_of(wire) as client:
+        task = client.status("t")
+        assert task.latest_metrics is not None
+        assert task.latest_metrics.train_loss == 0.5
+        client.status("a/b", metrics=["val_acc", "mAP"])
+        assert client.stop("t").message == "ok"
+        assert client.delete("t").task_id == "t"
+    assert wire.asked == [
+        "GET /api/v2/training/t",
+        "GET /api/v2/training/a%2Fb?metrics=val_acc%2CmAP",
+        "POST /api/v2/training/t/stop",
+        "DELETE /api/v2/training/t",
+    ]
+
+
+def test_tasks_reads_all_pages() -> None:
+    wire = Wire({"tasks": [TASK, TASK], "next_cursor": "c"}, {"tasks": [TASK]}, {"tasks": []}, {"tasks": []})
+    with client_of(wire) as client:
+        assert len(list(client.tasks(TaskStatus.RUNNING, page_size=2))) == 3
+        assert client.list().next_cursor is None
+        client.list([TaskStatus.RUNNING, "queued"])
+    assert wire.asked == [
+        "GET /api/v2/training?status=running&limit=2",
+        "GET /api/v2/training?status=running&limit=2&cursor=c",
+        "GET /api/v2/training",
+        "GET /api/v2/training?status=running&status=queued",
+    ]
+
+
+def test_history_reads_all_pages() -> None:
+    pages = [
+        {"task_id": "t", "entries": [{**ENTRY, "id": 8}, {**ENTRY, "id": 9}], "next_after": 9},
+        {"task_id": "t", "entries": [{**ENTRY, "id": 10}]},
+    ]
+    wire = Wire(*pages)
+    with client_of(wire) as client:
+        ids = [entry.id for entry in client.history("t", 7, level="INFO", stage=Stage.TRAINING, page_size=2)]
+    assert ids == [8, 9, 10]
+    assert wire.asked == [
+        "GET /api/v2/training/t/logs/history?limit=2&level=INFO&stage=training&after=7",
+        "GET /api/v2/training/t/logs/history?limit=2&level=INFO&stage=training&after=9",
+    ]
+
+
+def test_wait_follows_to_the_end_and_asks_once() -> None:
+    last = json.dumps({**ENTRY, "status": "completed"})
+    events = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, text=f"id: 1\ndata: {last}\n\n")
+    wire = Wire(events, {**TASK, "status": "completed"})
+    with client_of(wire) as client:
+        assert client.wait("t").status is TaskStatus.COMPLETED
+    assert wire.asked == ["GET /api/v2/training/t/logs", "GET /api/v2/training/t"]
+
+
+def test_models_and_health() -> None:
+    network = {"name": "resnet18", "parameters": 11_689_512, "min_image_size": 32, "pretrained": True}
+    health = {"status": "ok", "version": "0.1.0", "running": 1, "queued": 0, "storage": "ok"}
+    wire = Wire({"models": [network]}, health)
+    with client_of(wire) as client:
+        assert [model.name for model in client.models()] == ["resnet18"]
+        assert client.health().running == 1
+    assert wire.asked == ["GET /api/v2/models", "GET /api/v1/health"]
+
+
+def test_the_token_is_sent_where_there_is_one() -> None:
+    for token, header in [("secret", "Bearer secret"), (None, None)]:
+        wire = Wire(TASK)
+        with client_of(wire, token=token) as client:
+            client.status("t")
+        assert wire.requests[0].headers.get("Authorization") == header
+
+
+def test_a_refusal_keeps_the_services_own_words() -> None:
+    problem = {"field": "num_epochs", "code": "greater_than_equal", "message": "must be at least 1"}
+    body = {"detail": "One field cannot be used.", "code": "invalid_request", "errors": [problem]}
+    with client_of(Wire(httpx.Response(422, json=body))) as client, pytest.raises(ServiceError) as caught:
+        client.start(num_epochs=0)
+    error = caught.value
+    assert (error.status_code, error.code, error.detail) == (422, body["code"], body["detail"])
+    assert error.errors[0].field == "num_epochs"
+    assert str(error) == "One field cannot be used. (num_epochs: must be at least 1)"
+
+
+def test_a_sentence_that_names_the_field_is_not_repeated() -> None:
+    problem = {"field": "num_epochs", "code": "c", "message": "must be at least 1"}
+    body = {"detail": "num_epochs: must be at least 1", "code": "invalid_request", "errors": [problem]}
+    with client_of(Wire(httpx.Response(422, json=body))) as client, pytest.raises(ServiceError) as caught:
+        client.start(num_epochs=0)
+    assert str(caught.value) == body["detail"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, text="<html>"),
+        httpx.Response(200, json={"hello": "world"}),
+        httpx.Response(404, json={"detail": "Not Found"}),
+        httpx.Response(502, text="Bad Gateway"),
+        httpx.Response(302, headers={"Location": "/login"}),
+    ],
+)
+def test_an_answer_that_is_not_the_services(answer: httpx.Response) -> None:
+    with client_of(Wire(answer)) as client, pytest.raises(ServiceError, match="not the training service's") as caught:
+        client.health()
+    assert (caught.value.code, caught.value.status_code) == ("unexpected_answer", answer.status_code)
+
+
+def test_nobody_answers() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectTimeout("timed out")
+
+    with client_of(refuse) as client, pytest.raises(ServiceUnreachable, match="does not answer: timed out"):
+        client.status("t")
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://host:99999", "http://host:x"])
+def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(ValueError, match="is not an address of a service"):
+        TrainingClient(url)
+
+
+def test_a_proxy_of_the_environment_is_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for host, proxies in [("127.0.0.1", False), ("[::1]", False), ("localhost", False), ("example.org", True)]:
+        with TrainingClient(f"http://{host}:8000") as client:
+            assert client._http.trust_env is proxies
