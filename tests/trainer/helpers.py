@@ -1,0 +1,83 @@
+"""Small image folders, requests and loggers for the tests of the trainer."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from models.schemas import TrainingRequest
+
+
+class Lines(logging.Handler):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def messages(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+    def at(self, level: str) -> list[str]:
+        return [record.getMessage() for record in self.records if record.levelname == level]
+
+
+def logger_and_lines() -> tuple[logging.Logger, Lines]:
+    logger, lines = logging.Logger("test"), Lines()
+    logger.addHandler(lines)
+    return logger, lines
+
+
+def never() -> bool:
+    return False
+
+
+def write_images(root: Path, classes: dict[str, int], size: int = 8) -> Path:
+    """`classes` maps a class name to its number of images: noise in a colour of its own."""
+    generator = np.random.default_rng(0)
+    for index, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 100, (size, size, 3), dtype=np.uint8)
+            pixels[:, :, index % 3] += 100
+            Image.fromarray(pixels).save(root / name / f"{number:03}.png")
+    return root
+
+
+def write_digits(root: Path, *, training: int, validation: int, classes: int = 10) -> Path:
+    """`root`/train and `root`/val with that many of scikit-learn's handwritten 8x8 digits per class."""
+    digits = load_digits()
+    for digit in range(classes):
+        images = digits.images[digits.target == digit][: training + validation]
+        for number, pixels in enumerate(images):
+            folder = root / ("train" if number < training else "val") / str(digit)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels * 255 / 16).astype(np.uint8)).save(folder / f"{number:03}.png")
+    return root
+
+
+def request_for(root: Path, **changes: Any) -> TrainingRequest:
+    """A request for the folders `root`/train and `root`/val that trains something small."""
+    fields: dict[str, Any] = {
+        "model": "shufflenet_v2_x0_5",
+        "num_classes": 2,
+        "train_path": str(root / "train"),
+        "val_path": str(root / "val"),
+        "save_path": str(root / "runs"),
+        "image_size": 32,
+        "batch_size": 8,
+        "num_epochs": 1,
+        "device": "cpu",
+        "pretrained": False,
+        "amp": "fp32",
+    }
+    return TrainingRequest.model_validate(fields | changes)

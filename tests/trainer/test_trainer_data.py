@@ -1,0 +1,144 @@
+"""Batches are what the seed says they are."""
+
+# ruff: noqa: N806 - shape suffixes are upper case
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.trainer.helpers import never, write_images
+from trainer.data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    augmented,
+    batches,
+    central,
+    epoch_order,
+    group,
+    load_split,
+    normalise,
+    to_tensor,
+)
+from trainer.errors import TrainingFailed, TrainingStopped
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 60), st.integers(1, 70))
+def test_every_image_is_in_one_batch_and_none_is_alone(count: int, batch_size: int) -> None:
+    groups = group(list(range(count)), batch_size)
+    assert [index for indices in groups for index in indices] == list(range(count))
+    assert all(len(indices) <= batch_size + 1 for indices in groups)
+    if batch_size > 1:
+        assert min(map(len, groups)) >= 2
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**31 - 1), st.integers(1, 1000))
+def test_an_order_is_a_permutation_that_the_seed_fixes(seed: int, epoch: int) -> None:
+    order = epoch_order(50, seed=seed, epoch=epoch, shuffle=True)
+    assert sorted(order) == list(range(50))
+    assert order == epoch_order(50, seed=seed, epoch=epoch, shuffle=True)
+    assert order != epoch_order(50, seed=seed, epoch=epoch + 1, shuffle=True)
+
+
+def test_without_shuffle_the_order_is_that_of_the_folder() -> None:
+    assert epoch_order(5, seed=1, epoch=2, shuffle=False) == [0, 1, 2, 3, 4]
+
+
+def test_shuffling_and_augmenting_leave_the_process_alone() -> None:
+    state, torch_state = random.getstate(), torch.get_rng_state()
+    epoch_order(50, seed=0, epoch=1, shuffle=True)
+    augmented(8, hflip=True, seed=0, epoch=1)(Image.new("RGB", (9, 9)), 0)
+    assert random.getstate() == state
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (300, 7), (64, 64)])
+def test_an_image_of_any_shape_becomes_a_square(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, (9, 8, 7))
+    for frame in (central(16), augmented(16, hflip=True, seed=0, epoch=1)):
+        for index in range(20):
+            square = frame(image, index)
+            assert square.size == (16, 16)
+            assert square.getextrema() == ((9, 9), (8, 8), (7, 7))
+
+
+def test_validation_sees_the_middle() -> None:
+    image = Image.new("RGB", (30, 10), "red")
+    image.paste("blue", (10, 0, 20, 10))
+    assert central(10)(image, 0).getcolors() == [(100, (0, 0, 255))]
+
+
+def test_augmentation_depends_on_seed_epoch_and_image_only() -> None:
+    image = Image.effect_noise((32, 32), 100).convert("RGB")
+
+    def crop(seed: int, epoch: int, index: int) -> bytes:
+        return augmented(16, hflip=True, seed=seed, epoch=epoch)(image, index).tobytes()
+
+    assert crop(1, 2, 3) == crop(1, 2, 3)
+    assert len({crop(1, 2, 3), crop(2, 2, 3), crop(1, 3, 3), crop(1, 2, 4)}) == 4
+
+
+def test_flips_happen_only_where_allowed() -> None:
+    image = Image.linear_gradient("L").rotate(90).convert("RGB")  # darker to one side
+
+    def is_flipped(hflip: bool, index: int) -> bool:
+        crop = augmented(16, hflip=hflip, seed=0, epoch=1)(image, index)
+        left, right = crop.getpixel((0, 8)), crop.getpixel((15, 8))
+        assert isinstance(left, tuple)
+        assert isinstance(right, tuple)
+        return left[0] > right[0]
+
+    assert len({is_flipped(False, index) for index in range(50)}) == 1
+    flipped = sum(is_flipped(True, index) for index in range(200))
+    assert 60 < flipped < 140
+
+
+def test_pixels_arrive_with_their_channels_and_targets(tmp_path: Path) -> None:
+    for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (5, 5), colour).save(tmp_path / name / "image.png")
+    split = load_split(tmp_path)
+    assert split.classes == ["blue", "red"]
+    [(images_BCHW, targets_B)] = batches(split, [[1, 0]], central(4), image_size=4, should_stop=never)
+    assert images_BCHW.shape == (2, 3, 4, 4)
+    assert images_BCHW.is_contiguous(memory_format=torch.channels_last)
+    assert images_BCHW[:, :, 2, 2].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert targets_B.tolist() == [1, 0]
+
+
+def test_normalising_uses_the_mean_and_deviation_of_imagenet() -> None:
+    image_CHW = to_tensor(Image.new("RGB", (2, 2), (0, 128, 255)))
+    normal_C = normalise(image_CHW[None])[0, :, 0, 0]
+    expected = [(value / 255 - IMAGENET_MEAN[c]) / IMAGENET_STD[c] for c, value in enumerate((0, 128, 255))]
+    assert normal_C.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_broken_image_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 2})
+    (tmp_path / "cat/001.png").write_bytes(b"broken")
+    loader = batches(load_split(tmp_path), [[0], [1]], central(8), image_size=8, should_stop=never)
+    next(loader)
+    with pytest.raises(TrainingFailed, match=r"001\.png") as failure:
+        next(loader)
+    assert failure.value.reason == "unreadable_image"
+
+
+def test_a_stop_takes_effect_between_two_images_of_a_batch(tmp_path: Path) -> None:
+    split = load_split(write_images(tmp_path, {"cat": 10}))
+    asked = 0
+
+    def third_time() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 3
+
+    with pytest.raises(TrainingStopped):
+        next(batches(split, [list(range(10))], central(8), image_size=8, should_stop=third_time))
+    assert asked == 3

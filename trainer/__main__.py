@@ -1,0 +1,130 @@
+"""Train from a shell: `python -m trainer spec.json`, with the same lines as in the service."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+from pydantic import ValidationError
+
+from models.schemas import TrainingRequest
+from trainer.errors import TrainingFailed, TrainingStopped
+from trainer.preflight import check
+
+COMPLETED, FAILED, BAD_REQUEST = 0, 1, 2
+
+_HELP = """\
+spec.json holds the body of POST /api/v2/training/start, for example
+  {"model": "resnet18", "num_classes": 10, "train_path": "data/train", "val_path": "data/val",
+   "save_path": "runs", "name": "first", "num_epochs": 10}
+
+best.pt and last.pt go to save_path/<name>, which must not exist yet (without a name: the task_id, else
+the network and the time). Exit status: 0 completed, 1 failed, 2 the request cannot be trained, 130 or
+143 stopped by SIGINT or SIGTERM.
+"""
+
+
+class BadRequest(Exception):
+    """The specification cannot be trained. The message is for the person who wrote it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Train an image classifier.",
+        epilog=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("spec", type=Path, metavar="spec.json", help="what to train")
+    spec: Path = parser.parse_args(arguments).spec
+
+    stopped_by: list[int] = []
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        stopped_by.append(signum)
+        signal.signal(signum, signal.SIG_DFL)  # a second one does not wait
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, stop)
+
+    logger = logging.Logger("trainer")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s"))
+    logger.addHandler(handler)
+
+    try:
+        request = read_request(spec)
+        _refuse_problems(request)
+        device = resolve_device(request.device, logger)
+        output_dir = _claim_output_dir(request)
+        from trainer.loop import train  # torch takes seconds to import: after the refusals
+
+        train(request, output_dir=output_dir, device=device, logger=logger, should_stop=lambda: bool(stopped_by))
+    except BadRequest as error:
+        print(error, file=sys.stderr)
+        return BAD_REQUEST
+    except TrainingStopped:
+        logger.warning(f"Stopped by {signal.Signals(stopped_by[0]).name}")
+        return 128 + stopped_by[0]
+    except TrainingFailed:
+        return FAILED  # its message is the last line that was logged
+    return COMPLETED
+
+
+def read_request(spec: Path) -> TrainingRequest:
+    """Raises `BadRequest` with one line per problem."""
+    try:
+        return TrainingRequest.model_validate(json.loads(spec.read_bytes()))
+    except OSError as error:
+        raise BadRequest(f"{str(spec)!r} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
+        raise BadRequest("\n".join(problems)) from error
+    except ValueError as error:
+        raise BadRequest(f"{str(spec)!r} is not JSON: {error}.") from error
+
+
+def resolve_device(wanted: str, logger: logging.Logger) -> str:
+    """`cpu` or `cuda:N`. Without a GPU, `cuda` becomes `cpu` with a WARNING; a GPU that is not there is refused."""
+    if wanted == "cpu":
+        return wanted
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda":
+        if count:
+            return "cuda:0"
+        logger.warning("No GPU found: training on the CPU")
+        return "cpu"
+    if int(wanted.removeprefix("cuda:")) >= count:
+        raise BadRequest(f"device: there is no {wanted}, this machine has {count} GPUs.")
+    return wanted
+
+
+def _refuse_problems(request: TrainingRequest) -> None:
+    problems = check(request)
+    if problems:
+        raise BadRequest("\n".join(f"{problem.field}: {problem.message}" for problem in problems))
+
+
+def _claim_output_dir(request: TrainingRequest) -> Path:
+    folder = request.name or request.task_id or f"{request.model}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    output_dir = Path(request.save_path) / folder
+    try:
+        output_dir.mkdir(parents=True)
+    except FileExistsError as error:
+        raise BadRequest(f"{str(output_dir)!r} exists and is not overwritten: choose another name.") from error
+    except OSError as error:
+        raise BadRequest(f"{str(output_dir)!r} cannot be created: {error.strerror}.") from error
+    return output_dir
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Save a training so that three lines of Python use it.
+
+    from trainer.checkpoint import load_classifier
+    classifier = load_classifier("runs/digits/best.pt")
+    print(classifier.predict("image.png"))      # {'7': 0.98, '1': 0.01, ...}, most likely first
+
+A checkpoint is a dictionary of tensors and plain values: `state_dict`, `classes` (names in the order of
+the outputs), `request` (what was asked for), `epoch` (from 1) and `metrics`. `torch.load` reads it with
+`weights_only=True`, which runs no code.
+"""
+
+# ruff: noqa: N806 - shape suffixes are upper case
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.schemas import TrainingRequest
+from trainer.data import central, normalise, to_tensor
+from trainer.errors import TrainingFailed
+from trainer.images import read_rgb
+from trainer.network import bare_network
+from trainer.weights import to_cpu
+
+
+def save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    *,
+    classes: list[str],
+    request: TrainingRequest,
+    epoch: int,
+    metrics: dict[str, float],
+) -> None:
+    """Replace `path` at once: whoever reads it, or a crash, finds the old checkpoint or the new one whole.
+
+    Raises `TrainingFailed("not_saved")`.
+    """
+    content = {
+        "state_dict": to_cpu(network.state_dict()),
+        "classes": classes,
+        "request": request.model_dump(mode="json"),
+        "epoch": epoch,
+        "metrics": metrics,
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        torch.save(content, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        partial.unlink(missing_ok=True)
+        message = f"{str(path)!r} could not be written: {error}. Free some space, or choose another save_path."
+        raise TrainingFailed("not_saved", message) from error
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network with what belongs to it: class names, image size, device."""
+
+    network: nn.Module
+    classes: list[str]
+    image_size: int
+    device: torch.device
+
+    def predict(self, path: str | Path, *, top: int = 5) -> dict[str, float]:
+        """The `top` most likely classes of an image file with their probabilities, most likely first.
+
+        The image is read and framed as in validation. Raises `UnreadableImage`, a `ValueError`.
+        """
+        image = central(self.image_size)(read_rgb(Path(path), at_least=2 * self.image_size), 0)
+        with torch.inference_mode():
+            logits_1C = self.network(normalise(to_tensor(image)[None].to(self.device)))
+            values, indices = logits_1C[0].float().softmax(dim=0).topk(min(top, len(self.classes)))
+        return {self.classes[index]: value for index, value in zip(indices.tolist(), values.tolist(), strict=True)}
+
+
+def load_classifier(path: str | Path, device: str = "cpu") -> Classifier:
+    """Load a checkpoint for prediction. Raises what `load_network` raises."""
+    content = _read(Path(path))
+    network, classes = _rebuild(content, device)
+    return Classifier(network, classes, content["request"]["image_size"], torch.device(device))
+
+
+def load_network(path: str | Path, device: str = "cpu") -> tuple[nn.Module, list[str]]:
+    """The network of a checkpoint, in evaluation mode, and its class names in the order of its outputs.
+
+    It takes images_BCHW of `image_size` pixels through `trainer.data.normalise`. Raises `ValueError` where
+    the file is no checkpoint of this trainer, `FileNotFoundError`.
+    """
+    return _rebuild(_read(Path(path)), device)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or not {"state_dict", "classes", "request"} <= content.keys():
+        raise ValueError(f"{str(path)!r} is not a checkpoint of this trainer")
+    return content
+
+
+def _rebuild(content: dict[str, Any], device: str) -> tuple[nn.Module, list[str]]:
+    request, classes = content["request"], content["classes"]
+    network = bare_network(request["model"], len(classes), request["image_size"])
+    network.load_state_dict(content["state_dict"])
+    return network.to(device).eval(), classes

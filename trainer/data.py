@@ -1,0 +1,142 @@
+"""Images of a folder as batches, the same ones for the same seed.
+
+Batches are loaded by the training process itself: where cores are few, decoding beside the training
+costs more than it gives, and no process has to be started or stopped.
+
+Shapes: B images of a batch, C = 3 channels (red, green, blue), H = W = image_size pixels.
+"""
+
+# ruff: noqa: N803, N806 - shape suffixes are upper case
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainer.errors import TrainingFailed, TrainingStopped
+from trainer.folders import scan_classes
+from trainer.images import UnreadableImage, read_rgb
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of red, green and blue in 0-1, as published with torchvision's weights."""
+
+CROP_AREA = (0.7, 1.0)
+CROP_ASPECT = (0.87, 1.15)
+"""Of the random crop, relative to the largest square in the image. Milder than ImageNet training's: small
+data sets are often tightly cropped already, and a digit must stay that digit."""
+
+Frame = Callable[[Image.Image, int], Image.Image]
+"""Cuts the square that the network sees out of an image, given the image's index."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one folder. `targets[i]` indexes `classes`."""
+
+    paths: list[Path]
+    targets: list[int]
+    classes: list[str]
+
+
+def load_split(root: Path) -> Split:
+    """Scan `root`. Nothing is decoded yet."""
+    classes = scan_classes(root)
+    pairs = [(path, target) for target, paths in enumerate(classes.values()) for path in paths]
+    return Split([path for path, _ in pairs], [target for _, target in pairs], list(classes))
+
+
+def epoch_order(count: int, *, seed: int, epoch: int, shuffle: bool) -> list[int]:
+    """The order in which an epoch visits `count` images: the same for the same seed, another each epoch."""
+    order = list(range(count))
+    if shuffle:
+        Random(f"order {seed} {epoch}").shuffle(order)
+    return order
+
+
+def group(order: list[int], batch_size: int) -> list[list[int]]:
+    """Cut into batches. A single image left over joins the last batch, which batch normalisation needs."""
+    groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if batch_size > 1 and len(groups) > 1 and len(groups[-1]) == 1:
+        left_over = groups.pop()
+        groups[-1].extend(left_over)
+    return groups
+
+
+def batches(
+    split: Split, groups: list[list[int]], frame: Frame, *, image_size: int, should_stop: Callable[[], bool]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (images_BCHW of uint8, channels last in memory; targets_B) for each group of indices.
+
+    Raises `TrainingStopped` between two images, `TrainingFailed("unreadable_image")`.
+    """
+    for indices in groups:
+        shape = (len(indices), 3, image_size, image_size)
+        images_BCHW = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+        for position, index in enumerate(indices):
+            if should_stop():
+                raise TrainingStopped
+            images_BCHW[position] = to_tensor(frame(_read(split.paths[index], image_size), index))
+        yield images_BCHW, torch.tensor([split.targets[index] for index in indices])
+
+
+def central(image_size: int) -> Frame:
+    """The largest square in the middle, scaled: what validation and prediction see."""
+
+    def frame(image: Image.Image, _index: int) -> Image.Image:
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        return _scaled(image, (left, top, left + side, top + side), image_size)
+
+    return frame
+
+
+def augmented(image_size: int, *, hflip: bool, seed: int, epoch: int) -> Frame:
+    """A random crop near the largest square, flipped half of the time where `hflip` allows it.
+
+    What happens to an image depends on seed, epoch and index alone, not on the order of reading.
+    """
+
+    def frame(image: Image.Image, index: int) -> Image.Image:
+        random = Random(f"crop {seed} {epoch} {index}")
+        side = min(image.size)
+        area, aspect = random.uniform(*CROP_AREA), random.uniform(*CROP_ASPECT)
+        width = min(side * (area * aspect) ** 0.5, image.width)
+        height = min(side * (area / aspect) ** 0.5, image.height)
+        left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
+        crop = _scaled(image, (left, top, left + width, top + height), image_size)
+        if hflip and random.random() < 0.5:
+            return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return crop
+
+    return frame
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as uint8_CHW."""
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
+
+
+def normalise(images_BCHW: Tensor) -> Tensor:
+    """uint8 0-255 to floats of ImageNet's mean 0 and standard deviation 1 per channel, on the same device."""
+    device = images_BCHW.device
+    mean_C11 = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
+    std_C11 = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    return (images_BCHW.float() / 255 - mean_C11) / std_C11
+
+
+def _read(path: Path, image_size: int) -> Image.Image:
+    try:
+        return read_rgb(path, at_least=2 * image_size)
+    except UnreadableImage as error:
+        raise TrainingFailed("unreadable_image", f"{error}. Replace or remove it.") from error
+
+
+def _scaled(image: Image.Image, box: tuple[float, float, float, float], image_size: int) -> Image.Image:
+    return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)

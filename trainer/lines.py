@@ -1,0 +1,76 @@
+"""The wording of every line with a number in it.
+
+These lines are an interface: programs read them, so a changed word is a changed contract. They are
+written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from trainer.evaluation import Evaluation
+
+
+def format_number(value: float) -> str:
+    """Four decimals, or four significant digits where that is more: 0.5234, 0.0001235, 3.2e-05.
+
+    A small loss or learning rate never reads as 0.0000; at most 5e-4 of a value is lost to rounding.
+    """
+    return f"{value:.4f}" if abs(value) >= 0.1 or value == 0 else f"{value:.4g}"
+
+
+def training_starts(network: str, device: str, *, training: int, validation: int, classes: int, bf16: bool) -> str:
+    precision = "bf16 autocast" if bf16 else "fp32"
+    counts = f"{training} training and {validation} validation images, {classes} classes"
+    return f"Training {network} on {device}: {counts}, {precision}"
+
+
+def epoch_started(epoch: int, epochs: int) -> str:
+    return f"Epoch [{epoch}/{epochs}] started"
+
+
+def step_done(
+    epoch: int, epochs: int, step: int, steps: int, *, loss: float, images_per_second: float, seconds_left: float
+) -> str:
+    place = f"Epoch [{epoch}/{epochs}], Step [{step}/{steps}]"
+    return f"{place}, Train Loss: {format_number(loss)}, {images_per_second:.1f} images/s, ETA: {seconds_left:.0f}s"
+
+
+def epoch_trained(loss: float, accuracy: float) -> str:
+    return f"Train Loss: {format_number(loss)}, Train Accuracy: {accuracy:.2f}%"
+
+
+def validated(evaluation: Evaluation) -> list[str]:
+    top_k = {f"top{k}": round(accuracy, 2) for k, accuracy in evaluation.top_k.items()}
+    return [
+        f"Validation Loss: {format_number(evaluation.loss)}, Validation Accuracy: {evaluation.accuracy:.2f}%",
+        f"Validation macro_F1: {format_number(evaluation.macro_f1)}",
+        f"Validation micro_F1: {format_number(evaluation.micro_f1)}",
+        f"Validation macro_Precision: {format_number(evaluation.macro_precision)}",
+        f"Validation macro_Recall: {format_number(evaluation.macro_recall)}",
+        f"Validation micro_Precision: {format_number(evaluation.micro_precision)}",
+        f"Validation micro_Recall: {format_number(evaluation.micro_recall)}",
+        f"Validation mAP: {format_number(evaluation.mean_average_precision)}",
+        f"Validation Top-k Accuracy: {top_k}",
+    ]
+
+
+def learning_rate(rate: float) -> str:
+    return f"Learning Rate: {rate:.6g}"
+
+
+def best_saved(accuracy: float) -> str:
+    return f"New best model saved with Accuracy: {accuracy:.2f}%"
+
+
+def epoch_finished(epoch: int, epochs: int, seconds: float) -> str:
+    return f"Epoch [{epoch}/{epochs}] finished in {seconds:.1f}s"
+
+
+def training_complete(best_accuracy: float) -> str:
+    return f"Training complete. Best Accuracy: {best_accuracy:.2f}%"
+
+
+def diverged(loss: float, epoch: int, learning_rate: float) -> str:
+    return (
+        f"Training diverged in epoch {epoch}: the loss became {loss}. Lower learning_rate (now {learning_rate:g}), or "
+        f"raise warmup_epochs."
+    )
