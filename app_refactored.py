@@ -58,13 +58,6 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         lifespan=lifespan,
     )
     errors.install(app)
-    if configured.allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=configured.allowed_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-        )
     app.add_middleware(
         RequestGuard,
         hosts=(configured.host, *configured.allowed_hosts),
@@ -72,10 +65,17 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         tokens=[token.get_secret_value() for token in configured.api_tokens],
         max_body_bytes=configured.max_body_bytes,
     )
+    if configured.allowed_origins:  # around the guard, so that an allowed page can read why it was refused
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=configured.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
     app.include_router(training.router, max_body_size=configured.max_body_bytes)
     app.include_router(system.router)
 
-    @app.get("/", summary="接口列表", tags=["系统接口"])
+    @app.get("/", summary="接口列表", tags=["系统接口"], responses=errors.documented(401, 403))
     async def get_routes() -> dict[str, Any]:
         """All routes, by group."""
         return {"message": app.title, "version": VERSION, "docs": "/docs", "endpoints": route_table(app)}
@@ -114,20 +114,25 @@ def route_table(app: FastAPI) -> dict[str, dict[str, str]]:
     return table
 
 
-def main() -> int:
+def main(executor: Executor | None = None) -> int:
     """Run the service until SIGTERM or Ctrl-C; 0 if it ended as it should."""
     try:
         settings = Settings()
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"]).upper()
-            print(f"{name}: {problem['msg']}" if name else problem["msg"], file=sys.stderr)
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"{name}: {message}" if name else message, file=sys.stderr)
         return 2
     # uvicorn re-raises the signal that ended it, once it has shut down; an orderly end is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, timeout_graceful_shutdown=2, access_log=False
+        create_app(settings, executor),
+        host=settings.host,
+        port=settings.port,
+        timeout_graceful_shutdown=2,
+        access_log=False,
     )
     return 0
 

@@ -67,7 +67,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> JSONResponse:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return error_response(500, "The service has made a mistake; its log says which.", "internal_error")
+        # uvicorn closes the connection behind an exception; unsaid, a client's next request would run into that.
+        headers = {"Connection": "close"}
+        return error_response(500, "The service has made a mistake; its log says which.", "internal_error", (), headers)
 
 
 def _field_problem(error: dict[str, Any]) -> FieldProblem:

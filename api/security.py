@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,7 +28,7 @@ class RequestGuard:
         app: what is guarded.
         hosts: host names, beside this machine's own, that a request may be addressed to.
         origins: origins of web pages, beside the service's own, that may change something.
-        tokens: accepted bearer tokens; none: no token is asked for. A CORS preflight cannot carry one.
+        tokens: accepted bearer tokens; none: no token is asked for.
         max_body_bytes: largest body; FastAPI's own limit counts those that do not declare a size.
     """
 
@@ -72,16 +71,17 @@ class RequestGuard:
         origin = headers.get("origin")
         if origin in self._origins:
             return True
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return False
         return headers.get("sec-fetch-site", "none") in {"same-origin", "none"}
 
     def _needs_token(self, scope: Scope) -> bool:
-        return bool(self._tokens) and scope["method"] != "OPTIONS" and scope["path"] not in OPEN_PATHS
+        return bool(self._tokens) and scope["path"] not in OPEN_PATHS
 
     def _has_token(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        matches = [secrets.compare_digest(given.strip().encode(), token) for token in self._tokens]
+        sent = given.strip().encode("latin-1")  # the bytes of the header, which Starlette reads as Latin-1
+        matches = [secrets.compare_digest(sent, token) for token in self._tokens]
         return scheme.lower() == "bearer" and any(matches)
 
 

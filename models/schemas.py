@@ -48,16 +48,20 @@ TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,
 """A task id of the client's own. Safe as a folder name and as one URL segment."""
 
 
-def _no_dots(name: str) -> str:
+def _folder_name(name: str) -> str:
     if name in {".", ".."}:
         raise ValueError("must be a folder name of its own, not '.' or '..'")
+    if len(name.encode()) > 255:
+        raise ValueError("must be at most 255 bytes of UTF-8, as file systems want it")
     return name
 
 
-RunName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f\x7f]{1,128}$"), AfterValidator(_no_dots)]
+RunName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f\x7f]{1,128}$"), AfterValidator(_folder_name)]
 """A folder name under `save_path`: no separators, no control characters."""
 
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+FreeText = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
+"""Neither a file system nor PostgreSQL takes NUL."""
 
 
 class TrainingRequest(BaseModel):
@@ -93,7 +97,7 @@ class TrainingRequest(BaseModel):
 
     name: RunName | None = Field(default=None, description="folder name under save_path; default: the task_id")
     task_id: TaskId | None = Field(default=None, description="an id of your own; default: a UUID")
-    description: str | None = Field(default=None, max_length=4096)
+    description: FreeText | None = None
     priority: int = Field(default=5, ge=1, le=10, description="smaller runs first")
     device: str = Field(
         default="cuda",
@@ -106,9 +110,7 @@ class TrainingRequest(BaseModel):
     learning_rate: float = Field(default=1e-4, gt=0, le=100, description="peak rate, reached after the warmup")
     image_size: int = Field(default=224, ge=8, le=4096, description="side of the square network input, in pixels")
     shuffle: bool = Field(default=True, description="visit training images in a new order every epoch")
-    weight_path: Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")] = Field(
-        default="", description="state dict or checkpoint to start from"
-    )
+    weight_path: FreeText = Field(default="", description="state dict or checkpoint to start from")
     pretrained: bool | Literal["auto"] = Field(
         default="auto", description="ImageNet weights: auto (if to be had within seconds), true (or fail), false"
     )

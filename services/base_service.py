@@ -10,13 +10,23 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import anyio.to_thread
 
 from models.schemas import TaskStatus
-from services.errors import TaskConflict, TaskNotFound
-from services.log_entry import LogEntry, clean_metrics, clean_step, clean_text, decode_frame, encode_frame, to_wire
+from services.errors import StorageUnavailable, TaskConflict, TaskNotFound
+from services.log_entry import (
+    LogEntry,
+    clean_metrics,
+    clean_step,
+    clean_text,
+    decode_frame,
+    encode_frame,
+    narrow,
+    to_wire,
+)
 from services.log_queue import LogQueue
 from services.storage.database import Database
 from services.storage.store import Store
@@ -27,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 WRITE_TIMEOUT_S = 15.0
 """How long a request waits for its own commit before it is told that the store does not answer."""
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long the service's end waits for a store that does not answer."""
 
 REPLAY_PAGE = 500
 
@@ -74,9 +87,13 @@ class BaseService:
         return self._writer.degraded
 
     def close(self) -> bool:
-        """Commit every line that was added and let go of the store. False where it refused to the end."""
-        committed = self._writer.close()
-        self._database.close()
+        """Commit every line that was added and let go of the store.
+
+        False where it refused to the end. The writer still tries, so the store stays this process's own.
+        """
+        committed = self._writer.close(CLOSE_TIMEOUT_S)
+        if committed:
+            self._database.close()
         return committed
 
     def create_log_queue(self, task_id: str, state: TaskState) -> LogQueue:
@@ -84,24 +101,34 @@ class BaseService:
 
         Raises:
             TaskConflict: there is, or was, a task of this id.
-            TimeoutError: the store does not take writes.
+            TimeoutError: the store does not take writes; should it still take this one, it is undone.
         """
         queue = LogQueue(task_id, self._writer)
         with self._lock:
             if task_id in self.log_queues:
                 raise TaskConflict(f"There is a task {task_id!r} already.", code="task_id_in_use")
             self.log_queues[task_id] = queue
-        done = self._writer.submit(CreateTask(state), wait_for_space=False, want_future=True)
-        assert done is not None
         try:
+            done = self._writer.submit(CreateTask(state), wait_for_space=False, want_future=True)
+            assert done is not None
             done.result(WRITE_TIMEOUT_S)
         except TimeoutError:
+            assert done is not None
+            done.add_done_callback(lambda late: self._forget(task_id, stored=late.exception() is None))
             raise
         except Exception:
-            with self._lock:
-                del self.log_queues[task_id]
+            self._forget(task_id)
             raise
         return queue
+
+    def _forget(self, task_id: str, *, stored: bool = False) -> None:
+        """Take back a creation that failed, or that came too late for whoever had asked for it."""
+        with self._lock:
+            self.tasks.pop(task_id, None)
+            self.log_queues.pop(task_id).publish([], ended=True)
+        if stored:
+            with suppress(StorageUnavailable):  # closing: the next service takes the task up
+                self._writer.submit(DeleteTask(task_id), wait_for_space=False)
 
     def adopt(self, state: TaskState) -> None:
         """Make a stored task that has not ended live again, after a restart."""
@@ -134,7 +161,7 @@ class BaseService:
                 message=clean_text(message),
                 metrics=clean_metrics(metrics),
                 step=clean_step(step),
-                stage=stage,
+                stage=None if stage is None else clean_text(stage)[:32],
             )
         )
 
@@ -232,7 +259,7 @@ class BaseService:
     def _publish(self, committed: Sequence[Committed]) -> None:
         for task in committed:
             task_id, ended = task.state.task_id, task.state.status.is_terminal
-            frames = [(entry.seq, encode_frame(entry.seq, to_wire(entry))) for entry in task.entries]
+            frames = [encode_frame(entry.seq, to_wire(entry)) for entry in task.entries]
             with self._lock:
                 queue = self.log_queues[task_id]
                 if ended:
@@ -250,10 +277,4 @@ def _join(frames: list[bytes], metrics: frozenset[str] | None) -> bytes:
 
 
 def _narrow(frame: bytes, metrics: frozenset[str]) -> bytes:
-    wire = decode_frame(frame)
-    if "metrics" not in wire:
-        return frame
-    kept = {name: value for name, value in wire.pop("metrics").items() if name in metrics}
-    if kept:
-        wire["metrics"] = kept
-    return encode_frame(int(frame[4 : frame.index(b"\r")]), wire)
+    return encode_frame(int(frame[4 : frame.index(b"\r")]), narrow(decode_frame(frame), metrics))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,8 @@ _INT64 = 2**63
 _COUNTS = frozenset({"total_epochs", "total_steps"})
 """Metrics that are whole numbers wherever they appear."""
 _NAME_LENGTH = 128
-_LINE_SEPARATORS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+_LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
+"""Line ends of Unicode that JSON does not escape, and their escapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def clean_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Number | None]
     So does a count that is not whole.
 
     Raises:
-        TypeError: a value is no number.
+        TypeError, ValueError: a value is no number.
     """
     if metrics is None:
         return None
@@ -112,13 +113,22 @@ def to_wire(entry: LogEntry) -> dict[str, Any]:
     return wire
 
 
+def narrow(wire: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A wire entry with the metrics of these names only; the key is left out where none of them is there."""
+    kept = {name: value for name, value in wire.get("metrics", {}).items() if name in names}
+    rest = {key: value for key, value in wire.items() if key != "metrics"}
+    return {**rest, "metrics": kept} if kept else rest
+
+
 def encode_frame(seq: int, wire: Mapping[str, Any]) -> bytes:
     """One Server-Sent Event: unnamed, with the line's sequence number as its id.
 
     JSON escapes CR and LF, so a line cannot forge a frame (WHATWG HTML, 9.2.6 Interpreting an event stream).
-    The other characters at which Unicode, and so `str.splitlines` in a client, ends a line are escaped too.
+    Nor can it forge one for a client that splits at the line ends of Unicode, as `str.splitlines` does.
     """
-    data = json.dumps(wire, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_LINE_SEPARATORS)
+    data = json.dumps(wire, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character, escape in _LINE_ENDS:
+        data = data.replace(character, escape)
     return b"id: %d\r\ndata: %s\r\n\r\n" % (seq, data.encode())
 
 

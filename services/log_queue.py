@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 
 from services.errors import TaskConflict
 from services.log_entry import LogEntry
 from services.storage.writer import Writer
 
-RING_SIZE = 400
+RING_SIZE = 300
 """Frames kept in memory per live task, about 100 KB."""
 
 
@@ -29,7 +31,7 @@ class LogQueue:
         self.ended = False
         self._writer = writer
         self._closed = False
-        self._ring: deque[tuple[int, bytes]] = deque(maxlen=RING_SIZE)
+        self._ring: deque[bytes] = deque(maxlen=RING_SIZE)
         self._lock = threading.Lock()
         self._waiting: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
 
@@ -49,12 +51,11 @@ class LogQueue:
             raise TaskConflict(f"Task {self.task_id!r} has ended; its log is closed.", code="task_ended")
         self._closed = entry.is_last
 
-    def publish(self, frames: list[tuple[int, bytes]], *, ended: bool) -> None:
-        """Show committed frames to every follower. Called by the writer thread."""
+    def publish(self, frames: Sequence[bytes], *, ended: bool) -> None:
+        """Show the committed frames of the next lines to every follower. Called by the writer thread."""
         with self._lock:
             self._ring.extend(frames)
-            if frames:
-                self.last_seq = frames[-1][0]
+            self.last_seq += len(frames)
             self.ended = ended
             loops = list(self._waiting)
         for loop in loops:
@@ -64,15 +65,10 @@ class LogQueue:
     def read(self, after: int) -> list[bytes] | None:
         """Frames above `after`, oldest first; `None` where the ring does not reach back that far."""
         with self._lock:
-            if after >= self.last_seq:
-                return []
-            if not self._ring or self._ring[0][0] > after + 1:
+            missing = max(0, self.last_seq - after)
+            if missing > len(self._ring):
                 return None
-            newest_first = []
-            for seq, frame in reversed(self._ring):
-                if seq <= after:
-                    break
-                newest_first.append(frame)
+            newest_first = list(islice(reversed(self._ring), missing))
         return newest_first[::-1]
 
     async def wait(self, after: int) -> None:

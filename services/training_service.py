@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from models.schemas import FieldProblem, Stage, TaskStatus, TrainingRequest
-from services.base_service import BaseService
+from services.base_service import WRITE_TIMEOUT_S, BaseService
 from services.devices import ANY_GPU, CPU, Gpu
 from services.errors import InvalidRequest, ServiceError, StorageUnavailable, TaskConflict
 from services.executors.base import Executor, Run
@@ -197,7 +199,8 @@ class TrainingService(BaseService):
         if device == CPU and request.device != CPU:
             warnings.append("No CUDA GPU on this machine: training on the CPU.")
         self._enqueue(state, request, output_dir, entry, warnings)
-        self._writer.flush()
+        with suppress(TimeoutError):  # it is accepted, and will run; only its first lines wait
+            self._writer.flush(WRITE_TIMEOUT_S)
         return self.get_task(task_id)
 
     def _enqueue(
@@ -266,17 +269,19 @@ class TrainingService(BaseService):
         trainer_logger = logging.Logger(f"training.{task_id}", logging.DEBUG)
         handler = TrainingLogHandler(task_id, self)
         trainer_logger.addHandler(handler)
-        status, reason, error = TaskStatus.COMPLETED, None, None
+        status, reason, error = TaskStatus.FAILED, None, None
         try:
             self._executor.run(Run(training.request, training.output_dir, device), trainer_logger, training.stop.is_set)
         except TrainingStopped:
             status, reason = TaskStatus.CANCELLED, "user_stop"
         except TrainingFailed as failure:
-            status, reason, error = TaskStatus.FAILED, failure.reason, clean_text(str(failure))
+            reason, error = failure.reason, clean_text(str(failure))
         except BaseException as failure:  # whatever a trainer raises ends its own task only
             logger.exception("Task %s failed", task_id)
-            trainer_logger.exception("Training failed: %s", failure)
-            status, reason, error = TaskStatus.FAILED, "error", clean_text(f"{type(failure).__name__}: {failure}")
+            reason, error = "error", clean_text("".join(traceback.format_exception_only(failure)).strip())
+            trainer_logger.exception("Training failed: %s", error)
+        else:
+            status = TaskStatus.COMPLETED
         finally:
             trainer_logger.removeHandler(handler)
             with self._lock:

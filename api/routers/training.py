@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Response
 from sse_starlette import EventSourceResponse
+from sse_starlette.sse import SendTimeoutError
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from api.deps import MetricNames, Service
 from api.errors import documented
@@ -23,7 +26,7 @@ from models.schemas import (
     TaskStatus,
     TrainingRequest,
 )
-from services.log_entry import to_wire
+from services.log_entry import narrow, to_wire
 
 router = APIRouter(prefix="/api/v2/training", tags=["训练接口"], route_class=StrictJsonRoute)
 
@@ -33,7 +36,10 @@ KEEP_ALIVE_S = 15
 SEND_TIMEOUT_S = 60
 """A viewer that has taken nothing for so long is let go; it can resume where it was."""
 
-TaskIdPath = Annotated[str, Path(max_length=64, description="the id that start answered")]
+NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL refuses to look for it."""
+
+TaskIdPath = Annotated[str, Path(max_length=64, pattern=NO_NUL, description="the id that start answered")]
 
 STATUS_DESCRIPTION = """\
 返回任务的状态、进度和最新的训练指标. Status, progress and the latest value of every metric read from the log.
@@ -49,6 +55,8 @@ STATUS_DESCRIPTION = """\
 | `created_at`, `updated_at` | 创建与更新时间, local time |
 | `reason`, `error` | why the task ended, where there is something to say |
 | `warnings` | e.g. fields of the request that are not known |
+| `name`, `description`, `priority` | as the request gave them |
+| `storage` | `degraded` while log lines wait for the disk; nothing is lost |
 
 `latest_metrics` (每个字段都是可选的, each is optional; accuracies are percent, F1, mAP, precision and recall are
 fractions; `null` stands for a value that was not finite):
@@ -81,6 +89,7 @@ Each log entry is one unnamed event; its data is JSON:
 | `step` | step within the epoch (可选) |
 | `stage` | 训练阶段 stage |
 | `status` | on the last entry only, whose `message` is `任务结束`: `completed`, `failed` or `cancelled` |
+| `reason` | on the last entry, why the task ended, where there is something to say |
 
 训练阶段 stages: `epoch_start` 轮次开始, `training` 训练中, `validation` 验证中, `epoch_end` 轮次结束,
 `completed` 训练完成.
@@ -99,6 +108,20 @@ source.onmessage = (event) => {
 };
 ```
 """
+
+
+def _log_entry_schema() -> dict[str, Any]:
+    schema = DetailedLogEntry.model_json_schema(ref_template="#/components/schemas/{model}")
+    del schema["$defs"]  # other answers bring them among the components
+    return schema
+
+
+class LogStream(EventSourceResponse):
+    """A viewer that takes nothing any more ends its own stream, and is no error of the service."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(SendTimeoutError):
+            await super().__call__(scope, receive, send)
 
 
 @router.post(
@@ -158,7 +181,7 @@ def get_training_status(task_id: TaskIdPath, service: Service, metrics: MetricNa
     responses={
         200: {
             "description": "A stream of log entries",
-            "content": {"text/event-stream": {"schema": DetailedLogEntry.model_json_schema()}},
+            "content": {"text/event-stream": {"schema": _log_entry_schema()}},
         },
         204: {"description": "The viewer has seen the last frame; an EventSource stops here"},
         **documented(401, 403, 404, 422),
@@ -182,7 +205,7 @@ async def get_training_logs(
         async for chunk in service.stream_logs(task_id, after, metrics):
             yield chunk
 
-    return EventSourceResponse(frames(), ping=KEEP_ALIVE_S, send_timeout=SEND_TIMEOUT_S)
+    return LogStream(frames(), ping=KEEP_ALIVE_S, send_timeout=SEND_TIMEOUT_S)
 
 
 @router.get(
@@ -198,7 +221,9 @@ def get_log_history(
     metrics: MetricNames,
     after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="number of the last line already seen")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
-    level: Annotated[str | None, Query(max_length=16, description="only lines of this level, e.g. WARNING")] = None,
+    level: Annotated[
+        str | None, Query(max_length=16, pattern=NO_NUL, description="only lines of this level, e.g. WARNING")
+    ] = None,
     stage: Annotated[Stage | None, Query(description="only lines of this stage")] = None,
 ) -> LogPage:
     """分页返回已保存的日志. Stored lines in pages, oldest first; `id` is the id that the line has in the stream."""
@@ -206,9 +231,7 @@ def get_log_history(
     found = service.store.read_entries(task_id, after=after, limit=limit + 1, level=level, stage=stage)
     page = LogPage(task_id=task_id, entries=[])
     for entry in found[:limit]:
-        wire = to_wire(entry)
-        if metrics is not None and "metrics" in wire:
-            wire["metrics"] = {name: value for name, value in wire["metrics"].items() if name in metrics}
+        wire = to_wire(entry) if metrics is None else narrow(to_wire(entry), metrics)
         page.entries.append(StoredLogEntry(id=entry.seq, **wire))
     if len(found) > limit:
         page.next_after = found[limit - 1].seq
@@ -218,7 +241,7 @@ def get_log_history(
 @router.post(
     "/{task_id}/stop",
     summary="停止训练任务",
-    responses=documented(401, 403, 404, 409, 422),
+    responses=documented(401, 403, 404, 409, 422, 503),
 )
 def stop_training(task_id: TaskIdPath, service: Service) -> ActionResponse:
     """停止训练. A running training ends within one batch; a waiting one does not begin."""

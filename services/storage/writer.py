@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from services.errors import StorageUnavailable, TaskConflict
@@ -137,7 +137,7 @@ class Writer:
         assert done is not None
         done.result(timeout)
 
-    def close(self, timeout: float = 5.0) -> bool:
+    def close(self, timeout: float) -> bool:
         """Commit what waits and end the thread. False: the store still refused after `timeout` seconds."""
         with self._changed:
             self._closing.set()
@@ -162,7 +162,7 @@ class Writer:
         attempt = 0
         while True:
             try:
-                committed = self._write([pending.operation for pending in batch])
+                committed = self._write([pending.operation for pending in batch], again=attempt > 0)
             except Exception as error:  # noqa: BLE001 - the writer must outlive every bad row
                 if _is_temporary(error):
                     self._wait_degraded(error, attempt)
@@ -183,7 +183,7 @@ class Writer:
             if pending.done is not None:
                 pending.done.set_result(None)
 
-    def _write(self, operations: Sequence[Operation]) -> list[Committed]:
+    def _write(self, operations: Sequence[Operation], *, again: bool) -> list[Committed]:
         touched: dict[str, Committed] = {}
         created: list[TaskState] = []
         deleted: list[str] = []
@@ -193,7 +193,9 @@ class Writer:
                     created.append(state)
                     touched[state.task_id] = Committed(state)
                 case LogEntry(task_id=task_id):
-                    task = touched.setdefault(task_id, Committed(self._states(task_id)))
+                    if task_id not in touched:
+                        touched[task_id] = Committed(self._states(task_id))
+                    task = touched[task_id]
                     task.state, entry = task.state.after(operation)
                     task.entries.append(entry)
                 case DeleteTask(task_id):
@@ -203,7 +205,7 @@ class Writer:
         committed = list(touched.values())
         entries = [entry for task in committed for entry in task.entries]
         points = [point for entry in entries for point in point_rows(entry)]
-        if not (created or entries or deleted):
+        if not (created or entries or deleted) or (again and self._is_stored(committed)):
             return committed
         with self._database.engine.begin() as connection:
             for task_id in deleted:
@@ -217,10 +219,18 @@ class Writer:
                 connection.execute(_INSERT_POINT, points)
         return committed
 
+    def _is_stored(self, committed: Sequence[Committed]) -> bool:
+        """Whether an attempt that seemed to fail was committed: its answer can be lost with the connection."""
+        states = {task.state.task_id: task.state for task in committed}
+        query = select(tasks.c.task_id, tasks.c.last_seq, tasks.c.updated_at).where(tasks.c.task_id.in_(states))
+        with self._database.engine.connect() as connection:
+            stored = {task_id: (last_seq, updated_at) for task_id, last_seq, updated_at in connection.execute(query)}
+        return bool(states) and stored == {key: (state.last_seq, state.updated_at) for key, state in states.items()}
+
     def _wait_degraded(self, error: Exception, attempt: int) -> None:
-        if self.degraded is None:
+        known, self.degraded = self.degraded, str(error.__cause__ or error)
+        if known is None:
             logger.error("The store refuses writes; log lines wait until it takes them: %s", error)
-        self.degraded = str(error.__cause__ or error)
         delay = RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)]
         if self._closing.wait(delay):
             with self._changed:  # closing: keep trying, but not in a busy loop

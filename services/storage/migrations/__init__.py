@@ -13,5 +13,7 @@ def upgrade(engine: Engine) -> None:
     config.set_main_option("script_location", "services.storage:migrations")
     config.set_main_option("path_separator", "os")
     with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")  # the driver begins by itself at an INSERT, not at a CREATE TABLE
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

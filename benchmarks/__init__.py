@@ -1,0 +1,1 @@
+"""Measurements that print what they compared. Run one as `python -m benchmarks.capture`."""
