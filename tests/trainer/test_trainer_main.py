@@ -145,7 +145,7 @@ def test_a_process_stops_within_a_batch_and_its_checkpoint_is_whole(root: Path) 
         started = time.monotonic()
         rest = process.stdout.read()
         assert process.wait() == 143
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 15
     assert rest.rstrip().endswith("WARNING - Stopped by SIGTERM")
     assert torch.load(root / "runs/first/last.pt", weights_only=True)["epoch"] >= 1
 

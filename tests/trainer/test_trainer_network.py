@@ -160,6 +160,14 @@ def test_positions_of_a_vision_transformer_are_stretched_to_the_image_size() -> 
     assert torch.allclose(small[[1, 4, 13, 16]], large[[1, 8, 57, 64]], atol=1e-6)  # the corners stay
 
 
+def test_positions_that_are_no_square_are_refused() -> None:
+    network = VisionTransformer(32, 8, 1, 2, hidden_dim=8, mlp_dim=8, num_classes=3)
+    state = network.state_dict()
+    state["encoder.pos_embedding"] = torch.zeros(1, 7, 8)
+    with pytest.raises(TrainingFailed, match=r"encoder\.pos_embedding is \(1, 7, 8\), needs \(1, 17, 8\)"):
+        load_weights(network, state, num_classes=3, source="weight_path", logger=QUIET)
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_mnasnet_is_loaded_with_the_versions_that_it_needs(tmp_path: Path, wrapped: bool) -> None:
     source = bare_network("mnasnet0_5", 2, 32)
