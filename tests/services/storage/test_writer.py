@@ -1,0 +1,440 @@
+"""The one thread that writes: group commit, publish after commit, and nothing lost while the store refuses."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import event, func, select
+
+from models.schemas import TaskStatus
+from services.errors import StorageUnavailable, TaskConflict
+from services.log_entry import LogEntry
+from services.storage.database import Database
+from services.storage.store import Store
+from services.storage.tables import metadata, metric_points
+from services.storage.writer import Committed, CreateTask, DeleteTask, Writer
+from services.task_state import TaskState
+from tests.services.builders import line, task_state, turn
+from tests.services.storage.conftest import EmptyStore
+
+TIMEOUT_S = 30
+LOGGER = "services.storage.writer"
+
+
+class Desk:
+    """What a service is to its writer: it keeps the states, and shows what is committed.
+
+    `held()` makes the writer wait inside `publish`, so that what is submitted meanwhile gathers.
+    """
+
+    def __init__(self, database: Database, limit: int = 10_000) -> None:
+        self.states: dict[str, TaskState] = {}
+        self.shown: list[LogEntry] = []
+        self.on_publish: Callable[[Sequence[Committed]], None] = lambda committed: None
+        self.writer = Writer(database, states=self.states.__getitem__, publish=self._publish, limit=limit)
+        self._open = threading.Event()
+        self._open.set()
+        self._waiting = threading.Event()
+
+    def _publish(self, committed: Sequence[Committed]) -> None:
+        for task in committed:
+            self.states[task.state.task_id] = task.state
+            self.shown += task.entries
+        self.on_publish(committed)
+        self._waiting.set()
+        self._open.wait(TIMEOUT_S)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._open.clear()
+        self._waiting.clear()
+        self.writer.submit(line("hold"))
+        assert self._waiting.wait(TIMEOUT_S)
+        try:
+            yield
+        finally:
+            self._open.set()
+
+    def create(self, task_id: str = "t") -> None:
+        self.submit(CreateTask(task_state(task_id, status=TaskStatus.RUNNING))).result(TIMEOUT_S)
+
+    def submit(self, operation: LogEntry | CreateTask | DeleteTask) -> Future[None]:
+        done = self.writer.submit(operation, want_future=True)
+        assert done is not None
+        return done
+
+    @property
+    def messages(self) -> list[str]:
+        return [entry.message for entry in self.shown]
+
+
+class Heard(logging.Handler):
+    """Turns a line of the writer's own log into something to wait for."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.event = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.event.set()
+
+
+@contextmanager
+def complaint() -> Iterator[threading.Event]:
+    heard = Heard(logging.ERROR)
+    logging.getLogger(LOGGER).addHandler(heard)
+    yield heard.event
+    logging.getLogger(LOGGER).removeHandler(heard)
+
+
+@pytest.fixture
+def desk(database: Database) -> Iterator[Desk]:
+    made = Desk(database)
+    made.writer.start()
+    made.create()
+    yield made
+    assert made.writer.close(TIMEOUT_S)
+
+
+@pytest.fixture
+def reader(database: Database) -> Store:
+    return Store(database)
+
+
+@pytest.fixture
+def commits(database: Database) -> list[str]:
+    """Grows by one with each commit."""
+    counted: list[str] = []
+    event.listen(database.engine, "commit", lambda connection: counted.append("commit"))
+    return counted
+
+
+def numbered(count: int, task_id: str = "t") -> list[LogEntry]:
+    return [line(f"line {number}", task_id, metrics={"train_loss": number}) for number in range(count)]
+
+
+class TestOrder:
+    def test_lines_are_stored_and_shown_in_the_order_they_came(self, desk: Desk, reader: Store) -> None:
+        for entry in numbered(50):
+            desk.writer.submit(entry)
+        desk.writer.flush(TIMEOUT_S)
+        assert [entry.seq for entry in desk.shown] == list(range(1, 51))
+        assert desk.messages == [f"line {number}" for number in range(50)]
+        assert reader.read_entries("t") == desk.shown
+
+    def test_tasks_are_numbered_apart(self, desk: Desk, reader: Store) -> None:
+        desk.create("other")
+        with desk.held():
+            for number in range(3):
+                desk.writer.submit(line(f"a {number}", "t"))
+                desk.writer.submit(line(f"b {number}", "other"))
+        desk.writer.flush(TIMEOUT_S)
+        assert [(entry.seq, entry.message) for entry in reader.read_entries("other")] == [
+            (1, "b 0"),
+            (2, "b 1"),
+            (3, "b 2"),
+        ]
+        assert [entry.seq for entry in reader.read_entries("t")] == [1, 2, 3, 4]
+
+    def test_the_task_row_says_what_its_lines_say(self, desk: Desk, reader: Store) -> None:
+        desk.writer.submit(line(metrics={"epoch": 3, "total_epochs": 10, "val_acc": 61.5}, stage="validation"))
+        desk.writer.submit(turn(TaskStatus.STOPPING, reason="user_stop"))
+        desk.writer.flush(TIMEOUT_S)
+        stored = reader.get_task("t")
+        assert stored == desk.states["t"]
+        assert (stored.status, stored.reason, stored.progress) == (TaskStatus.STOPPING, "user_stop", 30)
+
+    def test_a_task_and_its_first_lines_can_share_a_transaction(
+        self, desk: Desk, reader: Store, commits: list[str]
+    ) -> None:
+        with desk.held():
+            commits.clear()
+            desk.writer.submit(CreateTask(task_state("new")))
+            desk.writer.submit(line("first", "new"))
+        desk.writer.flush(TIMEOUT_S)
+        assert commits == ["commit"]
+        assert [entry.message for entry in reader.read_entries("new")] == ["first"]
+        assert reader.get_task("new") == desk.states["new"]
+
+
+class TestGroupCommit:
+    def test_lines_that_gathered_are_one_transaction(self, desk: Desk, commits: list[str]) -> None:
+        with desk.held():
+            commits.clear()
+            for entry in numbered(500):
+                desk.writer.submit(entry)
+        desk.writer.flush(TIMEOUT_S)
+        assert commits == ["commit"]
+        assert len(desk.shown) == 501
+
+    def test_lines_that_come_one_by_one_are_not_kept_waiting(self, desk: Desk, commits: list[str]) -> None:
+        commits.clear()
+        for entry in numbered(5):
+            desk.submit(entry).result(TIMEOUT_S)
+        assert commits == ["commit"] * 5
+
+    def test_a_flush_of_nothing_writes_nothing(self, desk: Desk, commits: list[str]) -> None:
+        commits.clear()
+        desk.writer.flush(TIMEOUT_S)
+        assert commits == []
+
+    def test_a_line_is_in_the_store_before_anybody_sees_it(self, desk: Desk, reader: Store) -> None:
+        missing: list[LogEntry] = []
+
+        def compare(committed: Sequence[Committed]) -> None:
+            for task in committed:
+                stored = reader.read_entries(task.state.task_id)
+                missing.extend(entry for entry in task.entries if entry not in stored)
+                if reader.get_task(task.state.task_id) != task.state:
+                    missing.append(line("the task's row"))
+
+        desk.on_publish = compare
+        for entry in numbered(20):
+            desk.writer.submit(entry)
+        desk.writer.flush(TIMEOUT_S)
+        assert len(desk.shown) == 20
+        assert missing == []
+
+    def test_whoever_waits_for_a_line_is_told_after_it_is_shown(self, desk: Desk) -> None:
+        for number, entry in enumerate(numbered(20)):
+            desk.submit(entry).result(TIMEOUT_S)
+            assert len(desk.shown) == number + 1
+
+
+class TestBadRows:
+    def test_a_line_that_no_store_can_hold_fails_alone(
+        self, desk: Desk, reader: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with desk.held():
+            before = desk.submit(line("before"))
+            bad = desk.submit(line("bad", step=2**70))
+            after = desk.submit(line("after"))
+        before.result(TIMEOUT_S)
+        after.result(TIMEOUT_S)
+        assert bad.exception(TIMEOUT_S) is not None
+        assert [(entry.seq, entry.message) for entry in reader.read_entries("t")] == [
+            (1, "hold"),
+            (2, "before"),
+            (3, "after"),
+        ]
+        assert desk.messages == ["hold", "before", "after"]
+        assert "bad" in caplog.text
+
+    def test_a_line_of_a_task_that_does_not_exist_fails_alone(
+        self, desk: Desk, reader: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with desk.held():
+            lost = desk.submit(line("lost", "nobody"))
+            kept = desk.submit(line("kept"))
+        kept.result(TIMEOUT_S)
+        assert isinstance(lost.exception(TIMEOUT_S), KeyError)
+        assert "lost" in caplog.text
+
+    def test_an_id_that_was_used_before_is_refused_in_words(self, desk: Desk, reader: Store) -> None:
+        again = desk.submit(CreateTask(task_state("t", name="another")))
+        with pytest.raises(TaskConflict, match="There is a task 't' already"):
+            again.result(TIMEOUT_S)
+        stored = reader.get_task("t")
+        assert stored is not None
+        assert stored.name is None
+
+
+class TestDeletion:
+    def test_a_deleted_task_leaves_no_row_in_any_table(self, desk: Desk, database: Database) -> None:
+        desk.create("kept")
+        for task_id in ("t", "kept"):
+            desk.writer.submit(line("with metrics", task_id, metrics={"train_loss": 1, "val_loss": 2}))
+        desk.submit(DeleteTask("t")).result(TIMEOUT_S)
+        with database.engine.connect() as connection:
+            for table in metadata.sorted_tables:
+                owners = connection.scalars(select(table.c.task_id).distinct()).all()
+                assert owners == ["kept"], table.name
+            assert connection.scalar(select(func.count()).select_from(metric_points)) == 2
+
+    def test_an_id_is_free_again_after_its_task_was_deleted(self, desk: Desk, reader: Store) -> None:
+        desk.submit(line("old")).result(TIMEOUT_S)
+        desk.submit(DeleteTask("t")).result(TIMEOUT_S)
+        desk.create("t")
+        desk.submit(line("new")).result(TIMEOUT_S)
+        assert [(entry.seq, entry.message) for entry in reader.read_entries("t")] == [(1, "new")]
+
+
+class TestRefusingStore:
+    def test_lines_wait_and_nothing_is_lost(self, store: EmptyStore, desk: Desk, reader: Store) -> None:
+        with complaint() as complained:
+            with store.refusing_writes():
+                for entry in numbered(30):
+                    desk.writer.submit(entry)
+                assert complained.wait(TIMEOUT_S)
+                assert desk.writer.degraded
+                assert desk.shown == []
+            desk.writer.flush(TIMEOUT_S)
+        assert desk.writer.degraded is None
+        assert [(entry.seq, entry.message) for entry in reader.read_entries("t")] == [
+            (number + 1, f"line {number}") for number in range(30)
+        ]
+        assert desk.shown == reader.read_entries("t")
+
+    def test_a_writer_that_is_waited_for_says_so_in_time(self, store: EmptyStore, desk: Desk) -> None:
+        with store.refusing_writes():
+            desk.writer.submit(line())
+            with pytest.raises(TimeoutError):
+                desk.writer.flush(0.01)
+
+    def test_a_commit_whose_answer_was_lost_is_not_made_twice(
+        self, database: Database, desk: Desk, reader: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dialect = database.engine.dialect
+        commit, left = dialect.do_commit, ["once"]
+
+        def commit_and_lose_the_answer(connection: object) -> None:
+            commit(connection)  # type: ignore[arg-type]
+            if left:
+                left.pop()
+                raise dialect.loaded_dbapi.OperationalError("the connection was lost")
+
+        with desk.held():
+            monkeypatch.setattr(dialect, "do_commit", commit_and_lose_the_answer)
+            desk.writer.submit(CreateTask(task_state("new")))
+            for entry in (*numbered(5), *numbered(5, "new")):
+                desk.writer.submit(entry)
+        desk.writer.flush(TIMEOUT_S)
+        desk.submit(line("later")).result(TIMEOUT_S)
+        desk.submit(line("later", "new")).result(TIMEOUT_S)
+        assert left == []
+        expected = [*(f"line {number}" for number in range(5)), "later"]
+        assert [entry.message for entry in reader.read_entries("t")] == ["hold", *expected]
+        assert [entry.message for entry in reader.read_entries("new")] == expected
+        assert sorted(desk.messages) == sorted(["hold", *expected, *expected])
+
+    def test_closing_gives_up_in_time_and_the_lines_are_kept_trying(
+        self, store: EmptyStore, database: Database, reader: Store
+    ) -> None:
+        desk = Desk(database)
+        desk.writer.start()
+        desk.create()
+        with store.refusing_writes():
+            desk.writer.submit(line("late"))
+            assert not desk.writer.close(0.05)
+        assert desk.writer.close(TIMEOUT_S)
+        assert [entry.message for entry in reader.read_entries("t")] == ["late"]
+
+
+class TestFullQueue:
+    @pytest.fixture
+    def small(self, database: Database) -> Iterator[Desk]:
+        """Three lines may wait in it."""
+        made = Desk(database, limit=3)
+        made.writer.start()
+        made.create()
+        yield made
+        assert made.writer.close(TIMEOUT_S)
+
+    def test_whoever_brings_a_line_waits_for_space(self, small: Desk, reader: Store) -> None:
+        with small.held():
+            for entry in numbered(3):
+                small.writer.submit(entry)
+            bringer = threading.Thread(target=small.writer.submit, args=(line("fourth"),))
+            bringer.start()
+            bringer.join(0.1)
+            assert bringer.is_alive(), "the fourth line did not wait"
+        bringer.join(TIMEOUT_S)
+        small.writer.flush(TIMEOUT_S)
+        assert [entry.message for entry in reader.read_entries("t")] == ["hold", "line 0", "line 1", "line 2", "fourth"]
+
+    def test_a_line_that_must_not_wait_is_taken_all_the_same(self, small: Desk, reader: Store) -> None:
+        with small.held():
+            for entry in numbered(10):
+                small.writer.submit(entry, wait_for_space=False)
+        small.writer.flush(TIMEOUT_S)
+        assert len(reader.read_entries("t")) == 11
+
+    def test_many_bringers_get_every_line_in(self, small: Desk, reader: Store) -> None:
+        def bring(name: str) -> None:
+            for number in range(20):
+                small.writer.submit(line(f"{name} {number}"))
+
+        bringers = [threading.Thread(target=bring, args=(name,)) for name in "abcd"]
+        for bringer in bringers:
+            bringer.start()
+        for bringer in bringers:
+            bringer.join(TIMEOUT_S)
+        small.writer.flush(TIMEOUT_S)
+        stored = [entry.message for entry in reader.read_entries("t")]
+        for name in "abcd":
+            assert [message for message in stored if message[0] == name] == [f"{name} {number}" for number in range(20)]
+
+    def test_closing_sends_those_who_wait_away(self, small: Desk, reader: Store) -> None:
+        refused: list[str] = []
+
+        def bring() -> None:
+            try:
+                small.writer.submit(line("too late"))
+            except StorageUnavailable as error:
+                refused.append(error.code)
+
+        with small.held():
+            for entry in numbered(3):
+                small.writer.submit(entry)
+            bringer = threading.Thread(target=bring)
+            bringer.start()
+            closer = threading.Thread(target=small.writer.close, args=(TIMEOUT_S,))
+            closer.start()
+            bringer.join(TIMEOUT_S)
+            assert refused == ["shutting_down"]
+        closer.join(TIMEOUT_S)
+        assert [entry.message for entry in reader.read_entries("t")] == ["hold", "line 0", "line 1", "line 2"]
+
+
+class TestClosing:
+    def test_what_waits_is_committed_first(self, database: Database, reader: Store) -> None:
+        desk = Desk(database)
+        desk.writer.start()
+        desk.create()
+        with desk.held():
+            for entry in numbered(10):
+                desk.writer.submit(entry)
+            closer = threading.Thread(target=desk.writer.close, args=(TIMEOUT_S,))
+            closer.start()
+        closer.join(TIMEOUT_S)
+        assert len(reader.read_entries("t")) == 11
+
+    def test_nothing_is_taken_afterwards(self, database: Database, reader: Store) -> None:
+        desk = Desk(database)
+        desk.writer.start()
+        desk.create()
+        assert desk.writer.close(TIMEOUT_S)
+        with pytest.raises(StorageUnavailable, match="shutting down"):
+            desk.writer.submit(line())
+        with pytest.raises(StorageUnavailable, match="shutting down"):
+            desk.writer.flush(TIMEOUT_S)
+        assert reader.read_entries("t") == []
+
+    def test_a_line_that_is_not_admitted_is_not_taken(self, desk: Desk, reader: Store) -> None:
+        def refuse() -> None:
+            raise TaskConflict("not this one")
+
+        with pytest.raises(TaskConflict, match="not this one"):
+            desk.writer.submit(line(), admit=refuse)
+        desk.writer.flush(TIMEOUT_S)
+        assert reader.read_entries("t") == []
+
+
+class TestPoints:
+    def test_every_value_knows_the_line_it_came_from(self, desk: Desk, database: Database) -> None:
+        carried = {"epoch": 2, "total_epochs": 5, "total_steps": 100}
+        desk.writer.submit(line(metrics={**carried, "train_loss": 0.5, "train_acc": None}, step=40))
+        desk.writer.submit(line(metrics={"my_own": 1.5}))
+        desk.writer.flush(TIMEOUT_S)
+        with database.engine.connect() as connection:
+            rows = connection.execute(select(metric_points).order_by(metric_points.c.seq, metric_points.c.name)).all()
+        assert [tuple(row) for row in rows] == [
+            ("t", "train_acc", 1, 2.0, 40, None),
+            ("t", "train_loss", 1, 2.0, 40, 0.5),
+            ("t", "my_own", 2, None, None, 1.5),
+        ]

@@ -1,0 +1,140 @@
+"""Where requests may read and write, and who gets a folder that two ask for."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from services.errors import InvalidRequest, PathForbidden, ServiceError, TaskConflict
+from services.paths import PathPolicy, claim_output_dir
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root with a folder inside, and a secret beside it."""
+    (tmp_path / "data/cats").mkdir(parents=True)
+    (tmp_path / "secret").mkdir()
+    return tmp_path / "data"
+
+
+class TestReading:
+    def check(self, path: str | Path, *roots: Path) -> None:
+        PathPolicy(data_roots=roots).check_data("train_path", str(path))
+
+    @pytest.mark.parametrize("path", ["", "cats", "cats/../cats", "not/there/yet", "./."])
+    def test_everything_under_a_root_is_allowed(self, root: Path, path: str) -> None:
+        self.check(root / path, root)
+
+    @pytest.mark.parametrize("path", ["..", "../secret", "cats/../../secret", "/", "/etc/passwd", "../data-of-another"])
+    def test_everything_else_is_refused(self, root: Path, path: str) -> None:
+        with pytest.raises(PathForbidden, match=r"^train_path: .* is outside .*DATA_ROOTS"):
+            self.check(root / path, root)
+
+    def test_a_link_out_of_the_root_is_refused(self, root: Path) -> None:
+        (root / "link").symlink_to(root.parent / "secret")
+        for path in (root / "link", root / "link/deeper", root / "cats/../link"):
+            with pytest.raises(PathForbidden):
+                self.check(path, root)
+
+    def test_a_link_that_stays_under_the_root_is_allowed(self, root: Path) -> None:
+        (root / "link").symlink_to("cats")
+        self.check(root / "link", root)
+
+    def test_a_root_may_be_a_link_itself(self, root: Path) -> None:
+        (root.parent / "alias").symlink_to(root)
+        self.check(root / "cats", root.parent / "alias")
+        self.check(root.parent / "alias/cats", root)
+
+    def test_a_loop_of_links_is_refused(self, root: Path) -> None:
+        (root / "one").symlink_to(root / "two")
+        (root / "two").symlink_to(root / "one")
+        with pytest.raises(PathForbidden, match="cannot be resolved"):
+            self.check(root / "one", root)
+
+    def test_a_relative_path_is_seen_from_where_the_service_runs(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(root)
+        self.check("cats", root)
+        with pytest.raises(PathForbidden):
+            self.check("../secret", root)
+
+    def test_one_of_several_roots_is_enough(self, root: Path) -> None:
+        self.check(root.parent / "secret", root, root.parent / "secret")
+
+    def test_without_roots_everything_is_allowed(self) -> None:
+        self.check("/etc/../anything")
+
+
+def test_what_may_be_read_may_not_therefore_be_written(root: Path) -> None:
+    policy = PathPolicy(data_roots=[root], save_roots=[root.parent / "secret"])
+    policy.check_data("train_path", str(root))
+    policy.check_save("save_path", str(root.parent / "secret/runs"))
+    with pytest.raises(PathForbidden, match=r"^save_path: .*SAVE_ROOTS"):
+        policy.check_save("save_path", str(root))
+    with pytest.raises(PathForbidden, match=r"^val_path: .*DATA_ROOTS"):
+        policy.check_data("val_path", str(root.parent / "secret"))
+
+
+class TestOutputFolder:
+    def test_a_run_gets_a_folder_of_its_name(self, tmp_path: Path) -> None:
+        assert claim_output_dir(str(tmp_path / "a/b"), "first", "id") == tmp_path / "a/b/first"
+        assert (tmp_path / "a/b/first").is_dir()
+
+    def test_a_run_without_a_name_gets_a_folder_of_its_id(self, tmp_path: Path) -> None:
+        assert claim_output_dir(str(tmp_path), None, "id") == tmp_path / "id"
+
+    def test_a_relative_save_path_is_pinned_down(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert claim_output_dir("runs", "first", "id") == tmp_path / "runs/first"
+
+    @pytest.mark.parametrize(("name", "advice"), [("first", "another name"), (None, "another task_id")])
+    def test_a_folder_that_is_there_is_never_used_again(self, tmp_path: Path, name: str | None, advice: str) -> None:
+        folder = claim_output_dir(str(tmp_path), name, "id")
+        (folder / "best.pt").write_text("precious")
+        with pytest.raises(TaskConflict, match=advice) as refused:
+            claim_output_dir(str(tmp_path), name, "id")
+        assert refused.value.code == "name_in_use"
+        assert (folder / "best.pt").read_text() == "precious"
+
+    def test_neither_is_a_file_or_a_dangling_link_of_that_name(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+        for name in ("file", "link"):
+            with pytest.raises(TaskConflict):
+                claim_output_dir(str(tmp_path), name, "id")
+        assert not (tmp_path / "nowhere").exists()
+
+    def test_a_save_path_that_is_a_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InvalidRequest) as refused:
+            claim_output_dir(str(tmp_path / "file"), "first", "id")
+        assert [(problem.field, problem.code) for problem in refused.value.errors] == [
+            ("save_path", "save_path_unwritable")
+        ]
+
+    def test_a_name_that_the_file_system_cannot_hold_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidRequest, match="cannot be written to"):
+            claim_output_dir(str(tmp_path), "长" * 120, "id")
+
+    def test_of_many_that_want_one_name_exactly_one_gets_it(self, tmp_path: Path) -> None:
+        outcomes: list[str] = []
+        barrier = threading.Barrier(20)
+
+        def claim() -> None:
+            barrier.wait()
+            try:
+                claim_output_dir(str(tmp_path / "not/there/yet"), "first", "id")
+            except ServiceError as error:
+                outcomes.append(error.code)
+            else:
+                outcomes.append("won")
+
+        threads = [threading.Thread(target=claim) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes) == ["name_in_use"] * 19 + ["won"]
