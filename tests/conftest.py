@@ -79,11 +79,11 @@ def service(settings: Settings, executor: ScriptedExecutor) -> Iterator[Training
 
 @pytest.fixture
 def serve(settings: Settings, executor: ScriptedExecutor) -> Iterator[Callable[..., RunningServer]]:
-    """`serve()` starts a real server on a free port of this machine; keyword arguments change its settings."""
+    """`serve()` starts a real server, on a free port if none is given; other arguments change its settings."""
     running: list[RunningServer] = []
 
-    def start(**changes: Any) -> RunningServer:
-        server = RunningServer(create_app(settings.model_copy(update=changes), executor))
+    def start(port: int = 0, **changes: Any) -> RunningServer:
+        server = RunningServer(create_app(settings.model_copy(update=changes), executor), port)
         running.append(server)
         return server
 

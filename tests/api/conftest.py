@@ -1,0 +1,116 @@
+"""A server for all tests of a module, where those of one test need none of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from app_refactored import create_app
+from settings import Settings
+from tests.api.dictation import Dictation
+from tests.api.viewer import Event, Viewer
+from tests.running_server import RunningServer
+from tests.scripted_executor import ScriptedExecutor
+
+Start = Callable[..., str]
+Watch = Callable[..., Viewer]
+Dictate = Callable[..., Dictation]
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app_refactored.list_gpus", list)
+
+
+@pytest.fixture(scope="module")
+def server_executor() -> ScriptedExecutor:
+    """Of the server that a module's tests share."""
+    return ScriptedExecutor()
+
+
+@pytest.fixture(scope="module")
+def serve_module(
+    tmp_path_factory: pytest.TempPathFactory, server_executor: ScriptedExecutor
+) -> Iterator[Callable[..., RunningServer]]:
+    """`serve_module()` starts a server that lasts as long as the module; keyword arguments are settings."""
+    running: list[RunningServer] = []
+
+    def serve(**settings: Any) -> RunningServer:
+        configured = Settings(state_dir=tmp_path_factory.mktemp("state"), max_training_concurrent_cpu=1000, **settings)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("app_refactored.list_gpus", list)
+            running.append(RunningServer(create_app(configured, server_executor)))
+        return running[-1]
+
+    yield serve
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(serve_module: Callable[..., RunningServer]) -> RunningServer:
+    """One for the whole module, with room for the trainings of all of its tests."""
+    return serve_module()
+
+
+@pytest.fixture(scope="module")
+def http(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def dictate(server_executor: ScriptedExecutor, executor: ScriptedExecutor) -> Iterator[Dictate]:
+    """`dictate()` makes the script of the trainings that start from now on, on any server of the test."""
+    made: list[Dictation] = []
+
+    def new(**options: Any) -> Dictation:
+        dictation = Dictation(**options)
+        made.append(dictation)
+        server_executor.script = executor.script = dictation
+        return dictation
+
+    yield new
+    for dictation in made:
+        dictation.end()
+
+
+@pytest.fixture
+def start(http: httpx.Client, body: dict[str, Any]) -> Start:
+    """`start()` starts a training, which must be accepted, and gives its id; keyword arguments change the body."""
+
+    def post(client: httpx.Client = http, **changes: Any) -> str:
+        answer = client.post("/api/v2/training/start", json=body | changes)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["task_id"])
+
+    return post
+
+
+@pytest.fixture
+def watch(server: RunningServer) -> Iterator[Watch]:
+    """`watch(task_id)` opens a stream; keyword arguments are those of `Viewer`."""
+    with ExitStack() as opened:
+
+        def open_stream(task_id: str, *, url: str = server.url, **options: Any) -> Viewer:
+            return opened.enter_context(Viewer(url, task_id, **options))
+
+        yield open_stream
+
+
+@pytest.fixture
+def train(dictate: Dictate, start: Start, watch: Watch) -> Callable[..., tuple[str, list[Event]]]:
+    """`train(lines)` runs a training that prints them to its end: its id and all events of its stream."""
+
+    def run(*lines: str, **changes: Any) -> tuple[str, list[Event]]:
+        dictation = dictate()
+        dictation.say(*lines)
+        dictation.end()
+        task_id = start(**changes)
+        return task_id, list(watch(task_id).events())
+
+    return run

@@ -1,0 +1,458 @@
+"""Who may ask: hosts, pages of other sites, tokens, and the folders that a request may name."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from settings import Settings
+from tests.api.conftest import Dictate, Start, Watch
+from tests.running_server import RunningServer
+
+Body = dict[str, Any]
+ServeModule = Callable[..., RunningServer]
+
+PAGE = "https://lab.example"
+TOKEN = "correct horse/battery=staple+1"
+ROUTES = [
+    ("GET", "/"),
+    ("GET", "/docs"),
+    ("GET", "/openapi.json"),
+    ("GET", "/api/v1/health"),
+    ("GET", "/api/v2/models"),
+    ("POST", "/api/v2/training/start"),
+    ("GET", "/api/v2/training"),
+    ("GET", "/api/v2/training/some"),
+    ("GET", "/api/v2/training/some/logs"),
+    ("GET", "/api/v2/training/some/logs/history"),
+    ("POST", "/api/v2/training/some/stop"),
+    ("DELETE", "/api/v2/training/some"),
+    ("GET", "/nowhere"),
+]
+CHANGING = [route for route in ROUTES if route[0] != "GET"]
+
+
+def client_of(server: RunningServer) -> httpx.Client:
+    return httpx.Client(base_url=server.url, timeout=30)
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> bool:
+    assert answer.status_code == status, answer.text
+    assert answer.json().keys() == {"detail", "code"}
+    return bool(answer.json()["code"] == code)
+
+
+def test_every_route_is_among_those_tested_here(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    documented = {(m.upper(), path.replace("{task_id}", "some")) for path, methods in paths.items() for m in methods}
+
+    assert documented == set(ROUTES) - {("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nowhere")}
+
+
+# --- Host: a name that an attacker points to this machine (DNS rebinding) ----------------------------------------
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_no_route_answers_for_a_foreign_host(http: httpx.Client, method: str, path: str) -> None:
+    assert refused(http.request(method, path, headers={"Host": "evil.example"}), 403, "host_not_allowed")
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:8000", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8000"])
+def test_this_machine_is_answered_by_any_of_its_own_names(http: httpx.Client, host: str) -> None:
+    assert http.get("/", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost.evil.example", "127.0.0.1.evil.example:8000", "evil.example:127.0.0.1", "10.0.0.1", "[::2]", ""],
+)
+def test_names_that_only_look_like_this_machine_are_refused(http: httpx.Client, host: str) -> None:
+    assert refused(http.get("/", headers={"Host": host}), 403, "host_not_allowed")
+
+
+def test_a_request_without_a_host_is_refused(server: RunningServer) -> None:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(b"GET /api/v1/health HTTP/1.0\r\n\r\n")
+        assert connection.makefile("rb").readline().split()[1] == b"403"
+
+
+def test_allowed_hosts_adds_names(serve_module: ServeModule) -> None:
+    with client_of(serve_module(allowed_hosts="train.lab, proxy.lab")) as http:
+        assert http.get("/", headers={"Host": "Train.lab:443"}).status_code == 200
+        assert http.get("/", headers={"Host": "proxy.lab"}).status_code == 200
+        assert http.get("/", headers={"Host": "other.lab"}).status_code == 403
+
+
+def test_the_address_that_the_service_listens_on_is_one_of_its_names(serve_module: ServeModule, tmp_path: Path) -> None:
+    beyond = serve_module(host="192.0.2.7", api_tokens=TOKEN, data_roots=str(tmp_path), save_roots=str(tmp_path))
+    with client_of(beyond) as http:
+        assert http.get("/api/v1/health", headers={"Host": "192.0.2.7:8000"}).status_code == 200
+        assert http.get("/api/v1/health", headers={"Host": "192.0.2.8:8000"}).status_code == 403
+
+
+# --- Origin: a page of another site, open in a browser on this machine -------------------------------------------
+
+FOREIGN: dict[str, dict[str, str]] = {
+    "another site": {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"},
+    "another site, without fetch metadata": {"Origin": "https://evil.example"},
+    "another port of this machine": {"Origin": "http://127.0.0.1:1", "Sec-Fetch-Site": "same-site"},
+    "a sandboxed page or a file": {"Origin": "null"},
+    "a form without an origin": {"Sec-Fetch-Site": "cross-site"},
+    "a sibling without an origin": {"Sec-Fetch-Site": "same-site"},
+    "an origin that is no URL": {"Origin": "http://[evil"},
+    "an empty origin": {"Origin": ""},
+}
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize(("method", "path"), CHANGING)
+def test_a_foreign_page_cannot_change_anything(
+    http: httpx.Client, method: str, path: str, headers: dict[str, str]
+) -> None:
+    assert refused(http.request(method, path, headers=headers), 403, "origin_not_allowed")
+
+
+def test_a_refused_stop_or_delete_has_no_effect(http: httpx.Client, dictate: Dictate, start: Start) -> None:
+    dictate()
+    task_id = start()
+    http.post(f"/api/v2/training/{task_id}/stop", headers=FOREIGN["another site"])
+    http.delete(f"/api/v2/training/{task_id}", headers=FOREIGN["another site"])
+
+    assert http.get(f"/api/v2/training/{task_id}").json()["status"] == "running"
+
+
+def test_a_refused_start_leaves_nothing(http: httpx.Client, body: Body) -> None:
+    answer = http.post("/api/v2/training/start", json=body, headers=FOREIGN["another site"])
+
+    assert refused(answer, 403, "origin_not_allowed")
+    assert not Path(body["save_path"]).exists()
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_the_services_own_pages_and_the_address_bar_may_change_things(
+    server: RunningServer, http: httpx.Client, dictate: Dictate, body: Body, site: str
+) -> None:
+    dictate()
+    own = {"Origin": server.url, "Sec-Fetch-Site": site}
+    answer = http.post("/api/v2/training/start", json=body, headers=own)
+
+    assert answer.status_code == 200
+    assert http.post(f"/api/v2/training/{answer.json()['task_id']}/stop", headers=own).status_code == 200
+
+
+def test_a_foreign_page_gets_no_permission_to_read(http: httpx.Client) -> None:
+    answer = http.get("/api/v2/training", headers={"Origin": PAGE, "Sec-Fetch-Site": "cross-site"})
+
+    assert "access-control-allow-origin" not in answer.headers
+
+
+# --- CORS: pages of one's own ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shared_http(serve_module: ServeModule) -> Iterator[httpx.Client]:
+    """A service with tokens whose answers one page may read."""
+    with client_of(serve_module(allowed_origins=f"{PAGE}, https://other.example", api_tokens=TOKEN)) as client:
+        yield client
+
+
+WITH_TOKEN = {"Authorization": f"Bearer {TOKEN}"}
+FROM_PAGE = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"}
+
+
+@pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if route[1].startswith("/api")])
+def test_preflight_lets_the_page_ask_with_token_body_and_last_event_id(
+    shared_http: httpx.Client, method: str, path: str
+) -> None:
+    wanted = {"Access-Control-Request-Method": method}
+    wanted["Access-Control-Request-Headers"] = "authorization,content-type,last-event-id"
+    answer = shared_http.options(path, headers=FROM_PAGE | wanted)
+
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == PAGE
+    assert method in answer.headers["access-control-allow-methods"]
+    allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
+    assert {"authorization", "content-type", "last-event-id"} <= allowed
+
+
+def test_preflight_of_another_page_is_refused(shared_http: httpx.Client) -> None:
+    headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    answer = shared_http.options("/api/v2/training/start", headers=headers)
+
+    assert answer.status_code >= 400
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_page_can_start_watch_and_stop(shared_http: httpx.Client, body: Body, dictate: Dictate) -> None:
+    dictate()
+    headers = FROM_PAGE | WITH_TOKEN
+    started = shared_http.post("/api/v2/training/start", json=body, headers=headers)
+    task_id = started.json()["task_id"]
+    stopped = shared_http.post(f"/api/v2/training/{task_id}/stop", headers=headers)
+    stream = shared_http.get(f"/api/v2/training/{task_id}/logs", headers=headers)
+
+    for answer in (started, stopped, stream):
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == PAGE
+    assert '"status":"cancelled"' in stream.text
+
+
+def test_the_page_can_read_why_it_was_refused(shared_http: httpx.Client) -> None:
+    unknown = shared_http.get("/api/v2/training/nobody", headers=FROM_PAGE | WITH_TOKEN)
+    without_token = shared_http.get("/api/v2/training", headers=FROM_PAGE)
+    too_large = shared_http.post("/api/v2/training/start", content=b" " * 1_048_577, headers=FROM_PAGE | WITH_TOKEN)
+
+    for answer, status in ((unknown, 404), (without_token, 401), (too_large, 413)):
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == PAGE
+
+
+def test_an_allowed_page_is_allowed_by_name_alone(shared_http: httpx.Client, body: Body) -> None:
+    near = [
+        "http://lab.example",
+        "https://lab.example:8443",
+        "https://lab.example.evil.example",
+        "https://evil-lab.example",
+    ]
+    for origin in near:
+        answer = shared_http.post("/api/v2/training/start", json=body, headers=WITH_TOKEN | {"Origin": origin})
+        assert refused(answer, 403, "origin_not_allowed")
+
+
+# --- Tokens ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded_http(serve_module: ServeModule) -> Iterator[httpx.Client]:
+    with client_of(serve_module(api_tokens=f"{TOKEN}, second, 钥匙")) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [*(route for route in ROUTES if route[1] != "/api/v1/health"), ("OPTIONS", "/api/v2/models")]
+)
+def test_without_a_token_every_route_is_closed(guarded_http: httpx.Client, method: str, path: str) -> None:
+    answer = guarded_http.request(method, path)
+
+    assert refused(answer, 401, "token_required")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_health_is_open_for_load_balancers(guarded_http: httpx.Client) -> None:
+    assert guarded_http.get("/api/v1/health").status_code == 200
+
+
+@pytest.mark.parametrize("value", [f"Bearer {TOKEN}", f"bearer {TOKEN}", f"Bearer   {TOKEN}", "Bearer second"])
+def test_any_of_the_tokens_opens(guarded_http: httpx.Client, value: str) -> None:
+    assert guarded_http.get("/api/v2/training", headers={"Authorization": value}).status_code == 200
+
+
+def test_a_token_beyond_ascii_is_sent_as_utf_8(guarded_http: httpx.Client) -> None:
+    headers = {b"Authorization": "Bearer 钥匙".encode()}
+
+    assert guarded_http.get("/api/v2/training", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "Bearer",
+        TOKEN,
+        f"Basic {TOKEN}",
+        f"Token {TOKEN}",
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN.upper()}",
+        f"Bearer {TOKEN}, second",
+        "Bearer 钥",
+    ],
+)
+def test_a_wrong_token_is_none(guarded_http: httpx.Client, value: str) -> None:
+    answer = guarded_http.get("/api/v2/training", headers={b"Authorization": value.encode()})
+
+    assert refused(answer, 401, "token_required")
+
+
+@settings(max_examples=100, deadline=None)
+@given(value=st.binary(min_size=1, max_size=40).filter(lambda value: not set(value) & {*range(33), 127}))
+def test_no_bytes_in_a_token_are_answered_with_a_500(guarded_http: httpx.Client, value: bytes) -> None:
+    answer = guarded_http.get("/api/v2/training", headers={b"Authorization": b"Bearer " + value})
+
+    assert refused(answer, 401, "token_required")
+
+
+def test_a_token_in_the_url_is_none(guarded_http: httpx.Client) -> None:
+    assert guarded_http.get("/api/v2/training", params={"token": "second"}).status_code == 401
+
+
+def test_a_token_does_not_excuse_a_foreign_page(guarded_http: httpx.Client, body: Body) -> None:
+    headers = {"Authorization": "Bearer second", "Origin": "https://evil.example"}
+
+    assert refused(guarded_http.post("/api/v2/training/start", json=body, headers=headers), 403, "origin_not_allowed")
+
+
+# --- Folders -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("roots")
+    for name in ("data", "data2", "more", "saves", "secret"):
+        (root / name).mkdir()
+    (root / "link_to_data").symlink_to(root / "data")
+    return root
+
+
+@pytest.fixture(scope="module")
+def confined_http(serve_module: ServeModule, roots: Path) -> Iterator[httpx.Client]:
+    data_roots = f"{roots / 'link_to_data'}:{roots / 'more'}"
+    with client_of(serve_module(data_roots=data_roots, save_roots=str(roots / "saves"))) as client:
+        yield client
+
+
+@pytest.fixture
+def confined_body(body: Body, roots: Path, image_folders: Path) -> Body:
+    for split in ("train", "val"):
+        folder = roots / "data" / split
+        if not folder.exists():
+            for image in (image_folders / split).rglob("*.png"):
+                copy = folder / image.relative_to(image_folders / split)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(image.read_bytes())
+    return body | {
+        "train_path": str(roots / "data" / "train"),
+        "val_path": str(roots / "link_to_data" / "val"),
+        "save_path": str(roots / "saves" / "deep" / "er"),
+    }
+
+
+def test_paths_inside_the_roots_are_accepted(confined_http: httpx.Client, confined_body: Body) -> None:
+    assert confined_http.post("/api/v2/training/start", json=confined_body).status_code == 200
+
+
+def linked(link: str, to: str) -> Callable[[Path], str]:
+    def path(roots: Path) -> str:
+        if not (roots / link).is_symlink():
+            (roots / link).symlink_to(roots / to)
+        return str(roots / link)
+
+    return path
+
+
+OUTSIDE: dict[str, tuple[str, Callable[[Path], str]]] = {
+    "train_path elsewhere": ("train_path", lambda roots: str(roots / "secret")),
+    "train_path that is not there": ("train_path", lambda _: "/no/such/folder"),
+    "val_path upwards": ("val_path", lambda roots: str(roots / "data" / "val" / ".." / ".." / "secret")),
+    "val_path in a sibling of like name": ("val_path", lambda roots: str(roots / "data2")),
+    "val_path in the save root": ("val_path", lambda roots: str(roots / "saves")),
+    "weight_path elsewhere": ("weight_path", lambda _: "/etc/passwd"),
+    "train_path through a link": ("train_path", linked("data/link_out", "secret")),
+    "train_path below a link": ("train_path", lambda roots: linked("data/link_out", "secret")(roots) + "/deeper"),
+    "train_path in a loop of links": ("train_path", linked("loop", "loop")),
+    "save_path elsewhere": ("save_path", lambda roots: str(roots / "secret")),
+    "save_path in a data root": ("save_path", lambda roots: str(roots / "data")),
+    "save_path upwards": ("save_path", lambda roots: str(roots / "saves" / ".." / "secret")),
+    "save_path through a link": ("save_path", linked("saves/link_out", "secret")),
+    "relative save_path": ("save_path", lambda _: "runs"),
+}
+
+
+@pytest.mark.parametrize(("field", "path"), OUTSIDE.values(), ids=OUTSIDE)
+def test_paths_outside_the_roots_are_forbidden(
+    confined_http: httpx.Client, confined_body: Body, roots: Path, field: str, path: Callable[[Path], str]
+) -> None:
+    answer = confined_http.post("/api/v2/training/start", json=confined_body | {field: path(roots)})
+
+    assert refused(answer, 403, "path_forbidden")
+    assert answer.json()["detail"].startswith(field)
+    assert list((roots / "secret").iterdir()) == []
+
+
+def test_nothing_is_said_about_what_lies_outside(confined_http: httpx.Client, confined_body: Body) -> None:
+    def answer_for(path: str) -> str:
+        answer = confined_http.post("/api/v2/training/start", json=confined_body | {"weight_path": path})
+        assert answer.status_code == 403
+        return answer.text.replace(path, "")
+
+    assert answer_for("/etc/passwd") == answer_for("/etc/no-such-file")
+
+
+# --- Settings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "lab.example"])
+def test_beyond_loopback_tokens_and_roots_are_required_and_named(host: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Settings(host=host)
+    for name in (f"HOST={host}", "API_TOKENS", "DATA_ROOTS", "SAVE_ROOTS"):
+        assert name in str(refusal.value)
+
+
+@pytest.mark.parametrize("missing", ["api_tokens", "data_roots", "save_roots"])
+def test_what_is_missing_beyond_loopback_is_named_alone(missing: str) -> None:
+    given_settings = {"api_tokens": "t", "data_roots": "/data", "save_roots": "/runs"}
+    del given_settings[missing]
+
+    with pytest.raises(ValidationError) as refusal:
+        Settings(host="0.0.0.0", **given_settings)  # type: ignore[arg-type]  # text, as in the environment
+    message = str(refusal.value)
+    assert missing.upper() in message
+    assert not any(name.upper() in message for name in given_settings)
+
+
+def test_beyond_loopback_with_tokens_and_roots_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"HOST": "0.0.0.0", "API_TOKENS": "a, b,", "DATA_ROOTS": "/d:/e", "SAVE_ROOTS": "/s"}.items():
+        monkeypatch.setenv(name, value)
+    configured = Settings()
+
+    assert [token.get_secret_value() for token in configured.api_tokens] == ["a", "b"]
+    assert configured.data_roots == (Path("/d"), Path("/e"))
+    assert configured.save_roots == (Path("/s"),)
+
+
+@pytest.mark.parametrize("tokens", ["", " ", ",", " , "])
+def test_tokens_that_are_blank_are_none(tokens: str) -> None:
+    with pytest.raises(ValidationError, match="API_TOKENS"):
+        Settings(host="0.0.0.0", api_tokens=tokens, data_roots="/d", save_roots="/s")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
+def test_loopback_needs_nothing(host: str) -> None:
+    assert Settings(host=host).is_loopback
+
+
+def test_settings_never_show_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKENS", "hush-hush")
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://me:pass-word@db/training")
+    assert "hush-hush" not in repr(Settings())
+    assert "pass-word" not in repr(Settings())
+
+    monkeypatch.setenv("HOST", "0.0.0.0")
+    with pytest.raises(ValidationError) as refusal:
+        Settings()
+    assert "hush-hush" not in str(refusal.value)
+
+
+def test_the_body_limit_can_be_set(serve_module: ServeModule, body: Body) -> None:
+    with client_of(serve_module(max_body_bytes=1024)) as http:
+        assert http.post("/api/v2/training/start", json=body).status_code == 200
+        answer = http.post("/api/v2/training/start", json=body | {"description": "x" * 1024})
+        assert refused(answer, 413, "body_too_large")
+        assert "MAX_BODY_BYTES" in answer.json()["detail"]
+
+
+def test_a_viewer_needs_a_token_like_anyone(guarded_http: httpx.Client, watch: Watch) -> None:
+    viewer = watch("some", url=str(guarded_http.base_url))
+
+    assert viewer.status == 401
