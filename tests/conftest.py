@@ -13,8 +13,8 @@ from PIL import Image
 from app_refactored import build_service, create_app
 from services.training_service import TrainingService
 from settings import Settings
-from tests.scripted_executor import ScriptedExecutor
 from tests.running_server import RunningServer
+from tests.scripted_executor import ScriptedExecutor
 
 CLASSES = ("cat", "dog", "fox")
 

@@ -496,15 +496,17 @@ def test_metrics_that_no_line_has_leave_the_lines(train: Train, watch: Watch) ->
 # --- Gone --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("comes", ["while it runs", "when it has ended"])
 def test_deleting_a_task_ends_the_stream_of_those_who_still_read_it(
-    http: httpx.Client, dictate: Dictate, start: Start, watch: Watch
+    http: httpx.Client, dictate: Dictate, start: Start, watch: Watch, comes: str
 ) -> None:
     dictation = dictate()
+    task_id = start()
+    early = watch(task_id, stalled=True)
     dictation.say(*(f"line {number} {'x' * 4_000}" for number in range(2_000)))
     dictation.end()
-    task_id = start()
     whole = list(watch(task_id).events())
-    slow = watch(task_id, stalled=True)
+    slow = early if comes == "while it runs" else watch(task_id, stalled=True)
     first = slow.stream.feed(slow.read())
     http.delete(f"/api/v2/training/{task_id}").raise_for_status()
 
