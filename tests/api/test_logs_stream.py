@@ -371,6 +371,17 @@ def test_204_is_not_for_a_task_that_goes_on(dictate: Dictate, start: Start, watc
     assert viewer.until_message("and on")[0].number == seen + 1
 
 
+def test_a_viewer_ahead_of_the_log_is_not_held_when_the_task_has_ended(
+    dictate: Dictate, start: Start, watch: Watch
+) -> None:
+    dictation = dictate()
+    viewer = watch(start(), query="?after=1000")
+    dictation.end()
+
+    assert list(viewer.events()) == []
+    assert viewer.ended
+
+
 def test_a_viewer_cut_off_a_hundred_times_sees_each_line_once(dictate: Dictate, start: Start, watch: Watch) -> None:
     """Cut anywhere, in the middle of a frame too; what comes back in time is a browser's `Last-Event-ID`."""
     rng = random.Random(20251029)

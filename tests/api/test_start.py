@@ -227,7 +227,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "save_path is a file": (save_path_is_a_file, "save_path", "save_path_unwritable"),
     "save_path in /proc": (put(save_path="/proc/runs"), "save_path", "save_path_unwritable"),
     "save_path in /sys": (put(save_path="/sys/runs"), "save_path", "save_path_unwritable"),
-    "save_path too long": (put(save_path="/tmp/" + "x" * 300), "save_path", "save_path_unwritable"),
+    "save_path too long": (put(save_path="/" + "x" * 300), "save_path", "save_path_unwritable"),
     "no such GPU": (put(device="cuda:999"), "device", "device_not_found"),
     "no device": (put(device="tpu"), "device", "string_pattern_mismatch"),
     "task_id with a slash": (put(task_id="a/b"), "task_id", "string_pattern_mismatch"),

@@ -17,7 +17,7 @@ from services.errors import StorageUnavailable, StoreInUse, TaskConflict, TaskNo
 from services.log_queue import RING_SIZE
 from services.storage.database import Database
 from tests.services.builders import line, task_state, turn
-from tests.services.following import TIMEOUT_S, Frame, follow, messages, read_frames, says
+from tests.services.following import Frame, follow, messages, read_frames, says
 from tests.services.refusing import locked
 
 BEYOND_THE_RING = RING_SIZE + REPLAY_PAGE + 50
@@ -494,15 +494,15 @@ class TestRefusingStore:
         begin(service, "late")
         assert service.get_logs("late") == []
 
-    def test_nobody_is_left_waiting_for_a_task_that_was_not_created(
+    async def test_nobody_is_left_waiting_for_a_task_that_was_not_created(
         self, service: BaseService, store_file: Path
     ) -> None:
         with locked(store_file):
             with pytest.raises(TimeoutError):
                 begin(service, "late")
-            queue = service.log_queues["late"]
-        asyncio.run(asyncio.wait_for(queue.wait(0), TIMEOUT_S))
-        self.settle(service)
+            viewer = asyncio.create_task(follow(service, "late"))
+            await asyncio.sleep(0)
+        assert await viewer == []
 
     def test_a_store_that_refuses_to_the_end_stays_this_services_own(
         self, service: BaseService, store_file: Path
