@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,6 +32,9 @@ from services.training_service import TrainingService
 from settings import Settings
 
 VERSION = "0.1.0"
+STALLED_MS = 45_000
+"""A connection whose other end takes nothing for so long is dropped by the system, with all that waits in it:
+a stream cannot do that to itself, since an ASGI application has no way to abort a connection."""
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +118,16 @@ def route_table(app: FastAPI) -> dict[str, dict[str, str]]:
     return table
 
 
+class Server(uvicorn.Server):
+    """Lets the system drop connections that are stalled."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sys.platform == "linux":
+            for listener in [each for server in self.servers for each in server.sockets]:
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)  # connections inherit it
+
+
 def main(executor: Executor | None = None) -> int:
     """Run the service until SIGTERM or Ctrl-C; 0 if it ended as it should."""
     try:
@@ -127,14 +141,16 @@ def main(executor: Executor | None = None) -> int:
     # uvicorn re-raises the signal that ended it, once it has shut down; an orderly end is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings, executor),
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=2,
         access_log=False,
     )
-    return 0
+    server = Server(config)
+    server.run()
+    return 0 if server.started else 1
 
 
 if __name__ == "__main__":

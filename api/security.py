@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -36,7 +37,7 @@ class RequestGuard:
         self, app: ASGIApp, *, hosts: Sequence[str], origins: Sequence[str], tokens: Sequence[str], max_body_bytes: int
     ) -> None:
         self._app = app
-        self._hosts = LOCAL_HOSTS | {host.lower() for host in hosts}
+        self._hosts = LOCAL_HOSTS | {_bracketed(host.lower()) for host in hosts}
         self._origins = frozenset(origins)
         self._max_body_bytes = max_body_bytes
         self._tokens = [token.encode() for token in tokens]
@@ -56,6 +57,8 @@ class RequestGuard:
     def _refusal(self, scope: Scope) -> tuple[int, str, str] | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
+        if not self._tokens and not _is_loopback(scope):
+            return 403, "Beyond this machine the service asks for a token: set API_TOKENS.", "token_not_configured"
         if _host_name(host) not in self._hosts:
             return 403, f"This service does not answer for the host {host!r}; see ALLOWED_HOSTS.", "host_not_allowed"
         if scope["method"] not in SAFE_METHODS and not self._is_own_or_allowed(headers, host):
@@ -83,6 +86,20 @@ class RequestGuard:
         sent = given.strip().encode("latin-1")  # the bytes of the header, which Starlette reads as Latin-1
         matches = [secrets.compare_digest(sent, token) for token in self._tokens]
         return scheme.lower() == "bearer" and any(matches)
+
+
+def _is_loopback(scope: Scope) -> bool:
+    """Whether the request has come in on this machine's own address; `uvicorn --host` does not ask the settings."""
+    address = (scope.get("server") or ("",))[0]
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:  # a Unix socket, or a test's name
+        return True
+
+
+def _bracketed(host: str) -> str:
+    """An IPv6 address as a Host header writes it."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _host_name(host: str) -> str:

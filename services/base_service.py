@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio.to_thread
@@ -19,9 +20,6 @@ from models.schemas import TaskStatus
 from services.errors import StorageUnavailable, TaskConflict, TaskNotFound
 from services.log_entry import (
     LogEntry,
-    clean_metrics,
-    clean_step,
-    clean_text,
     decode_frame,
     encode_frame,
     narrow,
@@ -54,6 +52,9 @@ class LogHistory(Mapping[str, list[dict[str, Any]]]):
         if self._store.get_task(task_id) is None:
             raise KeyError(task_id)
         return [to_wire(entry) for entry in self._store.read_entries(task_id)]
+
+    def __contains__(self, task_id: object) -> bool:
+        return isinstance(task_id, str) and self._store.get_task(task_id) is not None
 
     def __iter__(self) -> Iterator[str]:
         return (state.task_id for _, state in self._store.list_tasks(limit=None))
@@ -96,13 +97,19 @@ class BaseService:
             self._database.close()
         return committed
 
-    def create_log_queue(self, task_id: str, state: TaskState) -> LogQueue:
+    def create_log_queue(self, task_id: str, state: TaskState | None = None) -> LogQueue:
         """Begin the log of a new task; returns once the task is in the store.
+
+        Without a `state` it is a task that nothing runs: whoever made it adds its lines.
 
         Raises:
             TaskConflict: there is, or was, a task of this id.
             TimeoutError: the store does not take writes; should it still take this one, it is undone.
         """
+        now = datetime.now(UTC)
+        state = state or TaskState(
+            task_id=task_id, request={}, output_dir="", device="", created_at=now, updated_at=now
+        )
         queue = LogQueue(task_id, self._writer)
         with self._lock:
             if task_id in self.log_queues:
@@ -153,16 +160,10 @@ class BaseService:
         Raises:
             TaskNotFound: there is no such task.
             TaskConflict: the task has ended.
+            TypeError, ValueError: a metric or the step is no number.
         """
         self._log_queue(task_id).put(
-            LogEntry(
-                task_id=task_id,
-                level=clean_text(level).upper()[:16],
-                message=clean_text(message),
-                metrics=clean_metrics(metrics),
-                step=clean_step(step),
-                stage=None if stage is None else clean_text(stage)[:32],
-            )
+            LogEntry(task_id=task_id, level=level, message=message, metrics=metrics, step=step, stage=stage)
         )
 
     def get_logs(self, task_id: str) -> list[dict[str, Any]]:
@@ -170,6 +171,8 @@ class BaseService:
 
         Raises:
             TaskNotFound: there is no such task.
+            TimeoutError: the store does not take what was added.
+            StorageUnavailable: it cannot be read, or the service is closed.
         """
         self._writer.flush(WRITE_TIMEOUT_S)
         try:
@@ -192,28 +195,36 @@ class BaseService:
             async for page in self._replay(task_id, after):
                 yield _join(page, metrics)
             return
+        if after > queue.last_seq and after > await anyio.to_thread.run_sync(self._count_lines, task_id):
+            after = 0  # a cursor of an earlier task of the same id, since deleted
         while True:
+            ended = queue.ended  # asked before reading: the last frame may come in between
             frames = queue.read(after)
             if frames is None:
-                entries = await anyio.to_thread.run_sync(self._read_page, task_id, after)
-                if not entries:  # deleted while it was being replayed
+                frames = await anyio.to_thread.run_sync(self._read_page, task_id, after)
+                if not frames:  # deleted while it was being replayed
                     return
-                frames = [encode_frame(entry.seq, to_wire(entry)) for entry in entries]
             if frames:
                 after += len(frames)
                 yield _join(frames, metrics)
-            elif queue.ended:
+            elif ended:
                 return
             else:
                 await queue.wait(after)
 
     async def _replay(self, task_id: str, after: int) -> AsyncIterator[list[bytes]]:
-        while entries := await anyio.to_thread.run_sync(self._read_page, task_id, after):
-            after = entries[-1].seq
-            yield [encode_frame(entry.seq, to_wire(entry)) for entry in entries]
+        while frames := await anyio.to_thread.run_sync(self._read_page, task_id, after):
+            after += len(frames)
+            yield frames
 
-    def _read_page(self, task_id: str, after: int) -> list[LogEntry]:
-        return self.store.read_entries(task_id, after=after, limit=REPLAY_PAGE)
+    def _count_lines(self, task_id: str) -> int:
+        """Committed lines: a viewer may have read them from the store a moment before they are published."""
+        state = self.store.get_task(task_id)
+        return 0 if state is None else state.last_seq
+
+    def _read_page(self, task_id: str, after: int) -> list[bytes]:
+        entries = self.store.read_entries(task_id, after=after, limit=REPLAY_PAGE)
+        return [encode_frame(entry.seq, to_wire(entry)) for entry in entries]
 
     def get_task(self, task_id: str) -> TaskState:
         """A task's state, live or ended.
@@ -238,15 +249,23 @@ class BaseService:
         Raises:
             TaskNotFound: there is no such task.
             TaskConflict: it has not ended.
+            StorageUnavailable: the store does not take writes.
         """
         if not self.get_task(task_id).status.is_terminal:
             raise TaskConflict(
                 f"Task {task_id!r} has not ended. Stop it first: POST /api/v2/training/{task_id}/stop",
                 code="task_active",
             )
+        self._refuse_while_degraded()
         done = self._writer.submit(DeleteTask(task_id), wait_for_space=False, want_future=True)
         assert done is not None
         done.result(WRITE_TIMEOUT_S)
+
+    def _refuse_while_degraded(self) -> None:
+        """Raises: StorageUnavailable: a write would only wait, and hold a request's thread."""
+        if self.storage_degraded:
+            detail = f"The store refuses writes ({self.storage_degraded}). Free or repair its disk, then try again."
+            raise StorageUnavailable(detail)
 
     def _log_queue(self, task_id: str) -> LogQueue:
         queue = self.log_queues.get(task_id)
@@ -259,7 +278,6 @@ class BaseService:
     def _publish(self, committed: Sequence[Committed]) -> None:
         for task in committed:
             task_id, ended = task.state.task_id, task.state.status.is_terminal
-            frames = [encode_frame(entry.seq, to_wire(entry)) for entry in task.entries]
             with self._lock:
                 queue = self.log_queues[task_id]
                 if ended:
@@ -267,7 +285,7 @@ class BaseService:
                     del self.log_queues[task_id]
                 else:
                     self.tasks[task_id] = task.state
-                queue.publish(frames, ended=ended)
+                queue.publish(task.frames, ended=ended)
 
 
 def _join(frames: list[bytes], metrics: frozenset[str] | None) -> bytes:

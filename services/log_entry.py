@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from operator import index
 from typing import Any
 
 from models.schemas import TaskStatus
@@ -14,6 +15,8 @@ from models.schemas import TaskStatus
 Number = int | float
 Metrics = Mapping[str, Number | None]
 
+MAX_MESSAGE = 65_536
+"""Characters of a line that are kept; a longer one says how much was cut."""
 _INT64 = 2**63
 _COUNTS = frozenset({"total_epochs", "total_steps"})
 """Metrics that are whole numbers wherever they appear."""
@@ -73,7 +76,41 @@ def clean_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Number | None]
     return cleaned
 
 
+def clean_entry(entry: LogEntry) -> LogEntry:
+    """`entry` as every store and stream can hold it: what the writer is given, it can write.
+
+    Raises:
+        TypeError, ValueError: a metric or the step is no number.
+    """
+    message = entry.message
+    if len(message) > MAX_MESSAGE:
+        message = f"{message[:MAX_MESSAGE]} [cut: {len(message) - MAX_MESSAGE} more characters]"
+    return replace(
+        entry,
+        level=clean_text(entry.level).upper()[:16],
+        message=clean_text(message),
+        metrics=clean_metrics(entry.metrics),
+        step=clean_step(entry.step),
+        stage=None if entry.stage is None else clean_text(entry.stage)[:32],
+    )
+
+
+def from_wire(task_id: str, wire: Mapping[str, Any]) -> LogEntry:
+    """The line of a `DetailedLogEntry` dict; without a timestamp, it is now."""
+    timestamp = wire.get("timestamp")
+    return LogEntry(
+        task_id=task_id,
+        level=wire["level"],
+        message=wire["message"],
+        metrics=wire.get("metrics"),
+        step=wire.get("step"),
+        stage=wire.get("stage"),
+        timestamp=datetime.now(UTC) if timestamp is None else datetime.fromisoformat(timestamp).astimezone(UTC),
+    )
+
+
 def clean_step(step: int | None) -> int | None:
+    step = None if step is None else index(step)
     return step if step is not None and -_INT64 <= step < _INT64 else None
 
 

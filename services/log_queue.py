@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 from services.errors import TaskConflict
-from services.log_entry import LogEntry
+from services.log_entry import LogEntry, clean_entry, from_wire
 from services.storage.writer import Writer
 
 RING_SIZE = 300
@@ -35,16 +36,18 @@ class LogQueue:
         self._lock = threading.Lock()
         self._waiting: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
 
-    def put(self, entry: LogEntry, *, wait_for_space: bool = True) -> None:
-        """Hand a line to the store; followers see it once it is committed.
+    def put(self, entry: LogEntry | Mapping[str, Any], *, wait_for_space: bool = True) -> None:
+        """Hand a line, or a `DetailedLogEntry` dict, to the store; followers see it once it is committed.
 
         Waits while the writer's queue is full, unless told not to: the service's own few lines are put
         under its lock, which the writer needs to make space.
 
         Raises:
             TaskConflict: the task's last line has been put already.
+            TypeError, ValueError: a metric or the step is no number.
         """
-        self._writer.submit(entry, admit=lambda: self._admit(entry), wait_for_space=wait_for_space)
+        line = clean_entry(entry if isinstance(entry, LogEntry) else from_wire(self.task_id, entry))
+        self._writer.submit(line, admit=lambda: self._admit(line), wait_for_space=wait_for_space)
 
     def _admit(self, entry: LogEntry) -> None:
         if self._closed:

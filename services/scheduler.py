@@ -24,7 +24,7 @@ class Scheduler:
     Args:
         cpu_limit: trainings at a time on the CPU.
         gpu_limit: trainings at a time on each GPU.
-        gpus: GPUs and their memory in use, asked again for each decision.
+        gpus: GPUs and their memory in use, asked again for each round of decisions.
     """
 
     def __init__(self, *, cpu_limit: int, gpu_limit: int, gpus: Callable[[], Sequence[Gpu]]) -> None:
@@ -56,18 +56,19 @@ class Scheduler:
 
     def next_runnable(self) -> tuple[str, str] | None:
         """The first waiting task whose device has room, now counted as running there: `(task_id, device)`."""
+        gpus = self._gpus() if any(waiting.device == ANY_GPU for waiting in self._waiting) else ()
         for waiting in self._waiting:
-            device = self._free_device(waiting.device)
+            device = self._free_device(waiting.device, gpus)
             if device is not None:
                 self._waiting.remove(waiting)
                 self._running[waiting.task_id] = device
                 return waiting.task_id, device
         return None
 
-    def _free_device(self, wanted: str) -> str | None:
+    def _free_device(self, wanted: str, gpus: Sequence[Gpu]) -> str | None:
         if wanted != ANY_GPU:
             return wanted if self._has_room(wanted) else None
-        free = [gpu for gpu in self._gpus() if self._has_room(gpu.name)]
+        free = [gpu for gpu in gpus if self._has_room(gpu.name)]
         return min(free, key=lambda gpu: gpu.memory_used).name if free else None
 
     def _has_room(self, device: str) -> bool:

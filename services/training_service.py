@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from models.schemas import FieldProblem, Stage, TaskStatus, TrainingRequest
 from services.base_service import WRITE_TIMEOUT_S, BaseService
 from services.devices import ANY_GPU, CPU, Gpu
-from services.errors import InvalidRequest, ServiceError, StorageUnavailable, TaskConflict
+from services.errors import InvalidRequest, ServiceError, StorageUnavailable, TaskConflict, TaskNotFound
 from services.executors.base import Executor, Run
 from services.log_entry import LogEntry, Metrics, StatusChange, clean_text
 from services.parsing import LineParser
@@ -30,6 +32,7 @@ from trainer.preflight import check
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = "The service ended during this training."
+NO_GPU = "No CUDA GPU on this machine: training on the CPU."
 LAST_MESSAGE = "任务结束"
 """Message of every task's last line; deployed clients print it."""
 
@@ -53,7 +56,7 @@ class TrainingLogHandler(logging.Handler):
         self._parser = LineParser()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Parse and hand on a record, line by line. Never raises, never waits for the disk."""
+        """Parse and hand on a record, line by line. Never raises; waits only while the store refuses lines."""
         try:
             for line in self.format(record).split("\n"):
                 parsed = self._parser.parse(line)
@@ -78,19 +81,22 @@ class _Training:
 
 
 class LatestMetrics(Mapping[str, Metrics]):
-    """`latest_metrics[task_id]`: a view of the live tasks' states, which alone hold the values."""
+    """`latest_metrics[task_id]`: a view of the tasks' states, which alone hold the values. Lists the live ones."""
 
-    def __init__(self, tasks: Mapping[str, TaskState]) -> None:
-        self._tasks = tasks
+    def __init__(self, service: BaseService) -> None:
+        self._service = service
 
     def __getitem__(self, task_id: str) -> Metrics:
-        return self._tasks[task_id].latest_metrics
+        try:
+            return self._service.get_task(task_id).latest_metrics
+        except TaskNotFound:
+            raise KeyError(task_id) from None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._tasks))
+        return iter(tuple(self._service.tasks))
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._service.tasks)
 
 
 class TrainingService(BaseService):
@@ -114,7 +120,7 @@ class TrainingService(BaseService):
         paths: PathPolicy,
     ) -> None:
         super().__init__(database)
-        self.latest_metrics = LatestMetrics(self.tasks)
+        self.latest_metrics = LatestMetrics(self)
         self._executor = executor
         self._scheduler = scheduler
         self._gpus = gpus
@@ -134,17 +140,31 @@ class TrainingService(BaseService):
         """Take up what an earlier service process left: queued tasks wait again, running ones have failed."""
         for state in self.store.active_tasks():
             self.adopt(state)
-            training = _Training(
-                TrainingRequest.model_validate(state.request), Path(state.output_dir), status=state.status
-            )
             with self._lock:
-                self._trainings[state.task_id] = training
-                if state.status in (TaskStatus.PENDING, TaskStatus.QUEUED):
-                    self._scheduler.add(state.task_id, priority=state.priority, device=state.device)
-                else:
-                    self._interrupt(state.task_id)
+                self._take_up(state)
         with self._lock:
             self._dispatch()
+
+    def _take_up(self, state: TaskState) -> None:
+        """Queue again what waited, as far as it is still allowed and possible; end what ran."""
+        request = TrainingRequest.model_construct(**state.request)
+        self._trainings[state.task_id] = training = _Training(request, Path(state.output_dir), state.status)
+        if state.status not in (TaskStatus.PENDING, TaskStatus.QUEUED):
+            self._interrupt(state.task_id)
+            return
+        try:
+            training.request = request = TrainingRequest.model_validate(state.request)
+            self._check_paths(request)
+        except (ValidationError, ServiceError) as error:  # an older release, or other settings, let it in
+            self._end(state.task_id, TaskStatus.FAILED, "invalid_request", clean_text(str(error)))
+            return
+        device, problem = self._resolve_device(request.device)
+        if problem:
+            self._end(state.task_id, TaskStatus.FAILED, problem[0].code, f"device: {problem[0].message}")
+            return
+        if device == CPU and state.device != CPU:
+            self._note(LogEntry(state.task_id, "WARNING", NO_GPU))
+        self._scheduler.add(state.task_id, priority=state.priority, device=device)
 
     def start_training(self, request: TrainingRequest) -> TaskState:
         """Check a request, give it a task, and run it as soon as its device is free.
@@ -155,12 +175,9 @@ class TrainingService(BaseService):
             TaskConflict: the `task_id` or the `name` is in use.
             StorageUnavailable: the store does not take writes, or the service is shutting down.
         """
-        if self.storage_degraded or self._closing:
-            raise StorageUnavailable(
-                "The service is shutting down."
-                if self._closing
-                else f"The store refuses writes ({self.storage_degraded}). Free or repair its disk, then try again."
-            )
+        self._refuse_while_degraded()
+        if self._closing:
+            raise StorageUnavailable("The service is shutting down.", code="shutting_down")
         self._check_paths(request)
         device, device_problem = self._resolve_device(request.device)
         problems = [*_check_task_id(request.task_id), *device_problem, *check(request)]
@@ -176,7 +193,7 @@ class TrainingService(BaseService):
         )
         state = TaskState(
             task_id=task_id,
-            request=request.model_dump(mode="json", exclude_unset=True, exclude=set(request.model_extra or ())),
+            request=_stored_request(request),
             output_dir=str(output_dir),
             device=device,
             created_at=entry.timestamp,
@@ -197,11 +214,14 @@ class TrainingService(BaseService):
             raise
         warnings = list(unknown)
         if device == CPU and request.device != CPU:
-            warnings.append("No CUDA GPU on this machine: training on the CPU.")
-        self._enqueue(state, request, output_dir, entry, warnings)
-        with suppress(TimeoutError):  # it is accepted, and will run; only its first lines wait
+            warnings.append(NO_GPU)
+        # From here on the task is accepted: it is in the store, and will run. At worst its first lines
+        # wait, or the service is closing and the next one takes it up.
+        with suppress(TimeoutError, StorageUnavailable):
+            self._enqueue(state, request, output_dir, entry, warnings)
             self._writer.flush(WRITE_TIMEOUT_S)
-        return self.get_task(task_id)
+            return self.get_task(task_id)
+        return state
 
     def _enqueue(
         self, state: TaskState, request: TrainingRequest, output_dir: Path, first: LogEntry, warnings: Sequence[str]
@@ -224,17 +244,19 @@ class TrainingService(BaseService):
         with self._lock:
             training = self._trainings.get(task_id)
             if training is None:
-                status = self.get_task(task_id).status
-                raise TaskConflict(f"Task {task_id!r} has ended ({status.value}).", code="task_ended")
-            if training.status is TaskStatus.STOPPING:
+                pass
+            elif training.status is TaskStatus.STOPPING:
                 raise TaskConflict(f"Task {task_id!r} is stopping already.", code="task_stopping")
-            if training.status is TaskStatus.RUNNING:
+            elif training.status is TaskStatus.RUNNING:
                 training.stop.set()
                 self._change(task_id, TaskStatus.STOPPING, "Stop requested", reason="user_stop")
                 return "Stop requested: the training ends after its current batch."
-            self._end(task_id, TaskStatus.CANCELLED, "user_stop")
-            self._dispatch()
-            return "The task was cancelled before it began."
+            else:
+                self._end(task_id, TaskStatus.CANCELLED, "user_stop")
+                self._dispatch()
+                return "The task was cancelled before it began."
+        status = self.get_task(task_id).status  # read without the lock, which every stream needs
+        raise TaskConflict(f"Task {task_id!r} has ended ({status.value}).", code="task_ended")
 
     def update_task_metrics(self, task_id: str, metrics: Mapping[str, Any]) -> None:
         """Merge metrics into a task's `latest_metrics` and `current_epoch` (合并新旧指标) from code that logs none.
@@ -285,13 +307,15 @@ class TrainingService(BaseService):
         finally:
             trainer_logger.removeHandler(handler)
             with self._lock:
-                if task_id not in self._trainings:
-                    pass  # the service is closing and did not wait any longer
-                elif status is TaskStatus.CANCELLED and self._closing:
-                    self._interrupt(task_id)
-                else:
-                    self._end(task_id, status, reason, error)
-                self._dispatch()
+                try:
+                    if task_id not in self._trainings:
+                        pass  # the service is closing and did not wait any longer
+                    elif status is TaskStatus.CANCELLED and self._closing:
+                        self._interrupt(task_id)
+                    else:
+                        self._end(task_id, status, reason, error)
+                finally:
+                    self._dispatch()
 
     def _dispatch(self) -> None:
         """Start whatever can run now; tell the rest that they wait. Call with the lock held."""
@@ -304,7 +328,11 @@ class TrainingService(BaseService):
                 target=self._train_worker, args=(task_id, device), name=f"training-{task_id}"
             )
             self._change(task_id, TaskStatus.RUNNING, f"Training starts on {device}", device=device)
-            training.thread.start()
+            try:
+                training.thread.start()
+            except RuntimeError as error:  # the system allows no more threads
+                training.thread = None
+                self._end(task_id, TaskStatus.FAILED, "error", f"The training could not be started: {error}")
         for task_id, training in self._trainings.items():
             if training.status is TaskStatus.PENDING:
                 self._change(task_id, TaskStatus.QUEUED, "Waiting for a free device")
@@ -322,10 +350,10 @@ class TrainingService(BaseService):
         self.log_queues[entry.task_id].put(entry, wait_for_space=False)
 
     def _end(self, task_id: str, status: TaskStatus, reason: str | None, error: str | None = None) -> None:
-        """Write a task's last line and forget it. Call with the lock held."""
+        """Free a task's place, write its last line and forget it. Call with the lock held."""
+        self._scheduler.discard(task_id)
         self._change(task_id, status, LAST_MESSAGE, reason=reason, error=error)
         del self._trainings[task_id]
-        self._scheduler.discard(task_id)
 
     def _interrupt(self, task_id: str) -> None:
         """End a training that the service's own end has cut short. Call with the lock held."""
@@ -353,6 +381,15 @@ class TrainingService(BaseService):
         devices = ", ".join([CPU, *names])
         message = f"there is no {wanted} on this machine, which has: {devices}"
         return CPU, [FieldProblem(field="device", code="device_not_found", message=message)]
+
+
+def _stored_request(request: TrainingRequest) -> dict[str, Any]:
+    """What was asked for, with absolute paths: a later service process may run in another folder."""
+    stored = request.model_dump(mode="json", exclude_unset=True, exclude=set(request.model_extra or ()))
+    for name in ("train_path", "val_path", "save_path", "weight_path"):
+        if stored.get(name):
+            stored[name] = str(Path(stored[name]).absolute())
+    return stored
 
 
 def _check_task_id(task_id: str | None) -> list[FieldProblem]:

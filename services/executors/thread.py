@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from services.executors.base import Executor, Run
 
@@ -19,6 +20,7 @@ class ThreadExecutor(Executor):
 
     def run(self, run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
         _lower_priority()
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order, by which the device was chosen
         from trainer.loop import train
 
         train(run.request, output_dir=run.output_dir, device=run.device, logger=logger, should_stop=should_stop)
@@ -30,4 +32,7 @@ def _lower_priority() -> None:
     Linux alone gives every thread a niceness of its own (setpriority(2), "C library/kernel differences").
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), TRAINING_NICENESS)
+        thread = threading.get_native_id()
+        niceness = max(os.getpriority(os.PRIO_PROCESS, thread), TRAINING_NICENESS)
+        with suppress(OSError):  # a sandbox may forbid it; the training runs all the same
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)

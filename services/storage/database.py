@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -37,14 +38,17 @@ class Database:
     def __init__(self, url: str | URL, *, synchronous: Synchronous = "NORMAL") -> None:
         self.url = make_url(url)
         self._synchronous = synchronous
-        self._lock: IO[str] | Connection | None = None
+        self._lock: IO[str] | None = None
+        self._writing: Connection | None = None
         if self.is_sqlite:
             self.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
         self.engine: Engine = create_engine(self.url, **self._engine_options())
         if self.is_sqlite:
             event.listen(self.engine, "connect", self._configure_sqlite)
         try:
-            self._lock = self._lock_file() if self.is_sqlite else self._lock_server()
+            if self.is_sqlite:
+                self._lock = self._lock_file()
+            self._writing = self._open_writing()
             self._migrate()
         except BaseException:
             self.close()
@@ -61,16 +65,35 @@ class Database:
 
     def close(self) -> None:
         """Give up ownership and all connections."""
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            with suppress(DBAPIError):  # a lost connection has lost its lock already
-                lock.close()
+        self._close_writing()
         self.engine.dispose()
+        if self._lock is not None:
+            self._lock.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction on the one connection that writes. For one thread at a time.
+
+        On PostgreSQL the same connection holds the ownership of the store, so that nothing can be written
+        without it: where the connection was lost, both are taken again, or neither.
+
+        Raises:
+            StoreInUse: another process has taken the store over meanwhile.
+        """
+        if self._writing is None:
+            self._writing = self._open_writing()
+        try:
+            with self._writing.begin():
+                yield self._writing
+        except DBAPIError as error:
+            if error.connection_invalidated or self._writing.closed or self._writing.invalidated:
+                self._close_writing()
+            raise
 
     def _engine_options(self) -> dict[str, Any]:
         if self.is_sqlite:
             return {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
-        return {"pool_pre_ping": True}
+        return {"pool_pre_ping": True, "connect_args": {"connect_timeout": BUSY_TIMEOUT_S}}
 
     def _configure_sqlite(self, connection: Any, _record: object) -> None:
         cursor = connection.cursor()
@@ -89,14 +112,22 @@ class Database:
             raise StoreInUse(_in_use(str(self.sqlite_path))) from error
         return lock
 
-    def _lock_server(self) -> Connection:
-        connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK}):
-            connection.close()
-            raise StoreInUse(_in_use(self.url.render_as_string(hide_password=True)))
-        # Closing must end the session that holds the lock, not return it to the pool.
-        connection.detach()
+    def _open_writing(self) -> Connection:
+        connection = self.engine.connect()
+        connection.detach()  # not the pool's any more: closing it ends the session, and with it the lock
+        if not self.is_sqlite:
+            owned = connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+            connection.commit()
+            if not owned:
+                connection.close()
+                raise StoreInUse(_in_use(self.url.render_as_string(hide_password=True)))
         return connection
+
+    def _close_writing(self) -> None:
+        connection, self._writing = self._writing, None
+        if connection is not None:
+            with suppress(DBAPIError):  # a lost connection cannot even be closed in order
+                connection.close()
 
     def _migrate(self) -> None:
         with self.engine.connect() as connection:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Connection, Select, func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from models.schemas import TERMINAL_STATUSES, TaskStatus
+from services.errors import StorageUnavailable
 from services.log_entry import LogEntry
 from services.storage.database import Database
 from services.storage.rows import entry_from_row, task_from_row
 from services.storage.tables import log_entries, tasks
 from services.task_state import TaskState
+
+logger = logging.getLogger(__name__)
 
 
 class Store:
@@ -19,6 +26,15 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._engine = database.engine
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except (DBAPIError, PoolTimeout) as error:
+            logger.error("The store cannot be read: %s", error)
+            raise StorageUnavailable("The store cannot be read at present; the log of the service says why.") from error
 
     def get_task(self, task_id: str) -> TaskState | None:
         found = self._tasks(select(tasks).where(tasks.c.task_id == task_id))
@@ -36,7 +52,7 @@ class Store:
         return self._tasks(query)
 
     def count_tasks(self) -> int:
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return connection.scalar(select(func.count()).select_from(tasks)) or 0
 
     def active_tasks(self) -> list[TaskState]:
@@ -60,9 +76,9 @@ class Store:
             query = query.where(func.upper(entries.level) == level.upper())
         if stage is not None:
             query = query.where(entries.stage == stage)
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return [entry_from_row(row) for row in connection.execute(query.limit(limit)).mappings()]
 
     def _tasks(self, query: Select[tuple[object, ...]]) -> list[tuple[int, TaskState]]:
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return [(row["id"], task_from_row(row)) for row in connection.execute(query).mappings()]

@@ -72,6 +72,7 @@ tasks = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Index("ix_tasks_status", "status", "id"),
+    sqlite_autoincrement=True,
 )
 
 log_entries = Table(
@@ -89,6 +90,7 @@ log_entries = Table(
     Column("status", String(16)),
     Column("reason", String(64)),
     UniqueConstraint("task_id", "seq", name="uq_log_entries_task_id_seq"),
+    sqlite_autoincrement=True,  # else the numbers of deleted rows would be used again
 )
 
 metric_points = Table(

@@ -16,10 +16,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from sqlalchemy import bindparam, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
-from services.errors import StorageUnavailable, TaskConflict
-from services.log_entry import LogEntry
+from services.errors import StorageUnavailable, StoreInUse, TaskConflict
+from services.log_entry import LogEntry, encode_frame, to_wire
 from services.storage.database import Database
 from services.storage.rows import changed_task_row, entry_row, new_task_row, point_rows
 from services.storage.tables import log_entries, metric_points, tasks
@@ -28,6 +28,7 @@ from services.task_state import TaskState
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 2_000
+UNSTORABLE = "This line could not be stored; the log of the service says why."
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 _INSERT_TASK = insert(tasks)
@@ -60,10 +61,11 @@ Operation = LogEntry | CreateTask | DeleteTask | Flush
 
 @dataclass(slots=True)
 class Committed:
-    """What one transaction did to one task: its state now, and the lines that led there."""
+    """What one transaction did to one task: its state now, the lines that led there, and their frames."""
 
     state: TaskState
     entries: list[LogEntry] = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,13 @@ class Writer:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            self._write_or_retry(batch)
+            try:
+                self._write_or_retry(batch)
+            except Exception as error:
+                logger.critical("The writer has made a mistake; a batch may not have been published", exc_info=error)
+                for pending in batch:
+                    if pending.done is not None and not pending.done.done():
+                        pending.done.set_exception(error)
 
     def _next_batch(self) -> list[_Pending]:
         with self._changed:
@@ -198,6 +206,7 @@ class Writer:
                     task = touched[task_id]
                     task.state, entry = task.state.after(operation)
                     task.entries.append(entry)
+                    task.frames.append(encode_frame(entry.seq, to_wire(entry)))
                 case DeleteTask(task_id):
                     deleted.append(task_id)
                 case Flush():
@@ -207,7 +216,7 @@ class Writer:
         points = [point for entry in entries for point in point_rows(entry)]
         if not (created or entries or deleted) or (again and self._is_stored(committed)):
             return committed
-        with self._database.engine.begin() as connection:
+        with self._database.writing() as connection:
             for task_id in deleted:
                 connection.execute(tasks.delete().where(tasks.c.task_id == task_id))
             if created:
@@ -223,7 +232,7 @@ class Writer:
         """Whether an attempt that seemed to fail was committed: its answer can be lost with the connection."""
         states = {task.state.task_id: task.state for task in committed}
         query = select(tasks.c.task_id, tasks.c.last_seq, tasks.c.updated_at).where(tasks.c.task_id.in_(states))
-        with self._database.engine.connect() as connection:
+        with self._database.writing() as connection:
             stored = {task_id: (last_seq, updated_at) for task_id, last_seq, updated_at in connection.execute(query)}
         return bool(states) and stored == {key: (state.last_seq, state.updated_at) for key, state in states.items()}
 
@@ -237,17 +246,36 @@ class Writer:
                 self._changed.wait(delay)
 
     def _refuse(self, pending: _Pending, error: Exception) -> None:
+        """Answer for an operation that can never be stored. A line leaves its number and its change of status."""
         if isinstance(pending.operation, CreateTask) and isinstance(error, IntegrityError):
             task_id = pending.operation.state.task_id
             error = TaskConflict(f"There is a task {task_id!r} already. Choose another task_id.", code="task_id_in_use")
         else:
             logger.error("Could not store %r", pending.operation, exc_info=error)
+            substitute = _substitute(pending.operation)
+            if substitute is not None and not isinstance(error, KeyError):
+                self._write_or_retry([_Pending(substitute, pending.done)])
+                return
         if pending.done is not None:
             pending.done.set_exception(error)
 
 
+def _substitute(operation: Operation) -> LogEntry | None:
+    """What is stored in place of a line that cannot be; `None` for everything else, and for a substitute."""
+    if not isinstance(operation, LogEntry) or operation.message == UNSTORABLE:
+        return None
+    return LogEntry(operation.task_id, "ERROR", UNSTORABLE, change=operation.change, timestamp=operation.timestamp)
+
+
 def _is_temporary(error: Exception) -> bool:
-    """Whether the same write can succeed later: disk full, locked, connection lost. Not: a row of the wrong shape."""
-    if isinstance(error, DBAPIError):
-        return error.connection_invalidated or type(error).__name__ in {"OperationalError", "InterfaceError"}
-    return isinstance(error, OSError)
+    """Whether the same write can succeed later: disk full, locked, read-only, connection or ownership lost.
+
+    Only what the store says of the row itself is final; whatever else a server may answer in its trouble,
+    waiting for it loses nothing.
+    """
+    if isinstance(error, SQLAlchemyError):
+        about_the_row = (IntegrityError, DataError, ProgrammingError)
+        return not isinstance(error, about_the_row) and (
+            isinstance(error, DBAPIError) or not isinstance(error, StatementError)
+        )
+    return isinstance(error, OSError | StoreInUse)

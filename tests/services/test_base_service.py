@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import pytest
 from models.schemas import TaskStatus
 from services.base_service import REPLAY_PAGE, BaseService
 from services.errors import StorageUnavailable, StoreInUse, TaskConflict, TaskNotFound
+from services.log_entry import MAX_MESSAGE
 from services.log_queue import RING_SIZE
 from services.storage.database import Database
 from tests.services.builders import line, task_state, turn
-from tests.services.following import Frame, follow, messages, read_frames, says
+from tests.services.following import TIMEOUT_S, Frame, follow, messages, read_frames, says
 from tests.services.refusing import locked
 
 BEYOND_THE_RING = RING_SIZE + REPLAY_PAGE + 50
@@ -113,10 +115,22 @@ class TestAddLog:
             live.add_log("t", "INFO", "late")
         assert [entry["message"] for entry in live.get_logs("t")] == ["now completed"]
 
-    def test_what_is_no_number_is_refused_to_the_face_of_who_brings_it(self, live: BaseService) -> None:
+    @pytest.mark.parametrize(
+        "wrong", [{"metrics": {"train_loss": [0.5]}}, {"metrics": {"train_loss": "low"}}, {"step": 1.5}, {"step": "1"}]
+    )
+    def test_what_is_no_number_is_refused_to_the_face_of_who_brings_it(
+        self, live: BaseService, wrong: dict[str, Any]
+    ) -> None:
         with pytest.raises((TypeError, ValueError)):
-            live.add_log("t", "INFO", "a line", metrics={"train_loss": [0.5]})
+            live.add_log("t", "INFO", "a line", **wrong)
         assert live.get_logs("t") == []
+
+    def test_of_an_endless_line_the_beginning_is_kept(self, live: BaseService) -> None:
+        live.add_log("t", "INFO", "a" * (MAX_MESSAGE + 7))
+        live.add_log("t", "INFO", "b" * MAX_MESSAGE)
+        cut, whole = (entry["message"] for entry in live.get_logs("t"))
+        assert cut == "a" * MAX_MESSAGE + " [cut: 7 more characters]"
+        assert whole == "b" * MAX_MESSAGE
 
 
 class TestHistory:
@@ -156,6 +170,7 @@ class TestHistory:
         assert len(live.log_history) == 2
         assert "t" in live.log_history
         assert "nobody" not in live.log_history
+        assert 7 not in live.log_history
         with pytest.raises(KeyError):
             live.log_history["nobody"]
 
@@ -172,6 +187,29 @@ class TestLiveTasks:
     def test_what_is_put_into_a_log_queue_is_a_line_of_the_log(self, live: BaseService) -> None:
         live.log_queues["t"].put(line("put"))
         assert [entry["message"] for entry in live.get_logs("t")] == ["put"]
+
+    def test_an_entry_may_be_put_in_the_documented_form(self, live: BaseService) -> None:
+        """As the published `add_log` puts it."""
+        entry = {
+            "timestamp": "2025-10-29T10:16:45",
+            "level": "INFO",
+            "message": "Train Loss: 0.5234, Train Accuracy: 82.45%",
+            "metrics": {"epoch": 3, "total_epochs": 10, "train_loss": 0.5234, "train_acc": 82.45},
+            "stage": "training",
+        }
+        live.log_queues["t"].put(entry)
+        live.log_queues["t"].put({"level": "INFO", "message": "now", "step": 4})
+        first, second = live.get_logs("t")
+        assert first == entry
+        assert (second["message"], second["step"]) == ("now", 4)
+        assert abs((datetime.now() - datetime.fromisoformat(second["timestamp"])).total_seconds()) < 60
+
+    def test_a_log_can_be_begun_by_its_id_alone(self, base: BaseService) -> None:
+        queue = base.create_log_queue("mine")
+        assert base.log_queues["mine"] is queue
+        base.add_log("mine", "INFO", "Train Loss: 0.5", metrics={"train_loss": 0.5})
+        assert [entry["message"] for entry in base.get_logs("mine")] == ["Train Loss: 0.5"]
+        assert base.get_task("mine").latest_metrics == {"train_loss": 0.5}
 
     def test_a_state_that_was_read_stays_as_it_was(self, live: BaseService) -> None:
         before = live.get_task("t")
@@ -279,7 +317,7 @@ class TestStreams:
         for viewer in (*viewers, late):
             assert count(await viewer) == list(range(1, 352))
 
-    @pytest.mark.parametrize("after", [0, 1, 9, 10, 11])
+    @pytest.mark.parametrize("after", [0, 1, 9, 10])
     @pytest.mark.parametrize("ended", [False, True])
     async def test_a_viewer_gets_what_comes_after_the_line_it_has(
         self, live: BaseService, after: int, ended: bool
@@ -287,12 +325,44 @@ class TestStreams:
         add(live, 1, 10)
         if ended:
             end(live)
-            await asyncio.to_thread(live.get_logs, "t")
+        await asyncio.to_thread(live.get_logs, "t")
         viewer = asyncio.create_task(follow(live, "t", after))
         if not ended:
             await asyncio.sleep(0)
             end(live)
         assert count(await viewer) == list(range(after + 1, 12))
+
+    async def test_a_viewer_who_remembers_lines_that_a_live_task_has_not_begins_anew(self, live: BaseService) -> None:
+        """It has watched a task of the same id that was deleted."""
+        add(live, 1, 10)
+        await asyncio.to_thread(live.get_logs, "t")
+        viewer = asyncio.create_task(follow(live, "t", 11))
+        assert count(await follow(live, "t", 500, until=lambda frame: frame.id == 10)) == list(range(1, 11))
+        end(live)
+        assert count(await viewer) == list(range(1, 12))
+
+    async def test_a_viewer_who_has_lines_that_are_committed_but_not_shown_yet_gets_none_twice(
+        self, live: BaseService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has read them from the store, and has come back before the writer showed them to the others."""
+        committed, go_on = threading.Event(), threading.Event()
+        publish = live.log_queues["t"].publish
+
+        def late(frames: list[bytes], *, ended: bool) -> None:
+            committed.set()
+            go_on.wait(TIMEOUT_S)
+            publish(frames, ended=ended)
+
+        monkeypatch.setattr(live.log_queues["t"], "publish", late)
+        add(live, 1, 1)
+        assert await asyncio.to_thread(committed.wait, TIMEOUT_S)
+        viewer = asyncio.create_task(follow(live, "t", 1))
+        await asyncio.sleep(0)
+        go_on.set()
+        add(live, 2, 2)
+        await asyncio.to_thread(live.get_logs, "t")
+        end(live)
+        assert count(await viewer) == [2, 3]
 
     async def test_a_viewer_that_is_slower_than_the_ring_loses_nothing(self, live: BaseService) -> None:
         add(live, 1, 5)
@@ -481,6 +551,19 @@ class TestRefusingStore:
         self.settle(service)
         assert service.storage_degraded is None
         assert [entry["message"] for entry in service.get_logs("t")] == ["1"]
+
+    def test_what_would_only_wait_is_refused(self, service: BaseService, store_file: Path) -> None:
+        begin(service, "over")
+        end(service, "over")
+        service.get_logs("over")
+        with locked(store_file):
+            service.add_log("t", "INFO", "1")
+            with pytest.raises(TimeoutError):
+                service.get_logs("t")
+            with pytest.raises(StorageUnavailable, match="Free or repair its disk"):
+                service.delete_task("over")
+        self.settle(service)
+        assert service.get_task("over").status is TaskStatus.COMPLETED
 
     def test_a_task_that_could_not_be_created_in_time_does_not_turn_up_later(
         self, service: BaseService, store_file: Path

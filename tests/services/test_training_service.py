@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -440,7 +441,7 @@ class TestQueue:
     def test_a_task_that_has_ended_cannot_be_stopped(self, service: TrainingService, start: START) -> None:
         task_id = start().task_id
         wait_for_end(service, task_id)
-        with pytest.raises(TaskConflict, match=r"has ended \(completed\)") as refused:
+        with pytest.raises(TaskConflict, match="has ended") as refused:
             service.stop_training(task_id)
         assert (refused.value.status_code, refused.value.code) == (409, "task_ended")
 
@@ -489,6 +490,7 @@ class TestFailures:
         ("failure", "reason", "error"),
         [
             (TrainingFailed("diverged", "The loss is NaN: lower learning_rate."), "diverged", "lower learning_rate"),
+            (TrainingFailed("unreadable_image", "Remove caf\udce9.png."), "unreadable_image", r"caf\udce9.png"),
             (ValueError("a bad value"), "error", "ValueError: a bad value"),
             (SystemExit(3), "error", "SystemExit: 3"),
             (KeyboardInterrupt(), "error", "KeyboardInterrupt"),
@@ -519,6 +521,24 @@ class TestFailures:
         last = service.get_logs(state.task_id)[-1]
         assert (last["message"], last["status"], last["reason"]) == (LAST_MESSAGE, "failed", reason)
         executor.script = lambda _run, logger, _stop: logger.info("fine")
+        assert wait_for_end(service, start().task_id).status is TaskStatus.COMPLETED
+
+    def test_a_training_that_gets_no_thread_fails_and_frees_its_place(
+        self, service: TrainingService, start: START, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begin = threading.Thread.start
+
+        def refused(thread: threading.Thread) -> None:
+            if thread.name.startswith("training-"):
+                raise RuntimeError("can't start new thread")
+            begin(thread)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refused)
+            state = start()
+        assert state.status is TaskStatus.FAILED
+        assert "can't start new thread" in str(state.error)
+        assert service.running == 0
         assert wait_for_end(service, start().task_id).status is TaskStatus.COMPLETED
 
     def test_the_log_shows_where_an_unexpected_one_came_from(
@@ -701,7 +721,7 @@ class TestRequests:
         service.close()
         with pytest.raises(StorageUnavailable, match="shutting down"):
             start()
-        assert not Path(body["save_path"]).exists()
+        assert list(Path(body["save_path"]).glob("*")) == []
 
 
 class TestGpus:
@@ -761,7 +781,10 @@ class TestMetrics:
         assert len(service.latest_metrics) == 1
         executor.release()
         wait_for_end(service, task_id)
-        assert task_id not in service.latest_metrics
+        assert dict(service.latest_metrics) == {}
+        assert service.latest_metrics[task_id] == {"epoch": 1, "val_acc": 62.5, "mAP": 0.5}
+        with pytest.raises(KeyError):
+            service.latest_metrics["nobody"]
 
     def test_metrics_that_code_brings_are_a_line_like_any_other(
         self, service: TrainingService, start: START, executor: ScriptedExecutor
@@ -873,6 +896,89 @@ class TestEndOfTheService:
             assert history(again, task_id)[-1] == LAST_MESSAGE
             assert "Train Loss: 0.1" not in history(again, task_id)
         assert len(executor.started) == 1
+
+    def waiting(self, service: TrainingService, start: START, executor: ScriptedExecutor, **changes: Any) -> str:
+        """A task that waits when the service ends."""
+        executor.hold()
+        wait_for(service, start(device=changes.get("device", "cpu")).task_id, "Holding")
+        state = start(task_id="waiting", **changes)
+        assert state.status is TaskStatus.QUEUED
+        assert service.close()
+        return state.task_id
+
+    def test_a_waiting_task_runs_on_the_cpu_where_the_gpus_are_gone(
+        self,
+        service: TrainingService,
+        start: START,
+        executor: ScriptedExecutor,
+        settings: Settings,
+        gpus: list[Gpu],
+    ) -> None:
+        gpus.append(Gpu("cuda:0", 0))
+        task_id = self.waiting(service, start, executor, device="cuda")
+        gpus.clear()
+        with closing(build_service(settings, ScriptedExecutor())) as again:
+            state = wait_for_end(again, task_id)
+            assert (state.status, state.device) == (TaskStatus.COMPLETED, "cpu")
+            warnings = [entry["message"] for entry in again.get_logs(task_id) if entry["level"] == "WARNING"]
+            assert warnings == ["No CUDA GPU on this machine: training on the CPU."]
+
+    def test_a_waiting_task_fails_where_the_gpu_it_asked_for_is_gone(
+        self,
+        service: TrainingService,
+        start: START,
+        executor: ScriptedExecutor,
+        settings: Settings,
+        gpus: list[Gpu],
+    ) -> None:
+        gpus += [Gpu("cuda:0", 0), Gpu("cuda:1", 0)]
+        task_id = self.waiting(service, start, executor, device="cuda:1")
+        gpus.pop()
+        with closing(build_service(settings, ScriptedExecutor())) as again:
+            state = wait_for_end(again, task_id)
+            assert (state.status, state.reason) == (TaskStatus.FAILED, "device_not_found")
+            assert "there is no cuda:1" in str(state.error)
+
+    def test_a_waiting_task_whose_paths_are_not_allowed_any_more_fails(
+        self, service: TrainingService, start: START, executor: ScriptedExecutor, settings: Settings, tmp_path: Path
+    ) -> None:
+        task_id = self.waiting(service, start, executor)
+        stricter = settings.model_copy(update={"save_roots": (tmp_path / "elsewhere",)})
+        with closing(build_service(stricter, ScriptedExecutor())) as again:
+            state = wait_for_end(again, task_id)
+            assert state.status is TaskStatus.FAILED
+            assert "SAVE_ROOTS" in str(state.error)
+
+    def test_a_waiting_task_that_an_older_release_took_differently_fails(
+        self, service: TrainingService, start: START, executor: ScriptedExecutor, settings: Settings
+    ) -> None:
+        task_id = self.waiting(service, start, executor)
+        with sqlite3.connect(settings.state_dir / "training.db") as connection:
+            connection.execute("UPDATE tasks SET request = json_set(request, '$.num_epochs', 'many')")
+        connection.close()
+        with closing(build_service(settings, ScriptedExecutor())) as again:
+            state = wait_for_end(again, task_id)
+            assert (state.status, state.reason) == (TaskStatus.FAILED, "invalid_request")
+            assert "num_epochs" in str(state.error)
+
+    def test_relative_paths_mean_what_they_meant_when_they_were_sent(
+        self,
+        service: TrainingService,
+        start: START,
+        executor: ScriptedExecutor,
+        settings: Settings,
+        body: dict[str, Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(Path(body["train_path"]).parent)
+        task_id = self.waiting(service, start, executor, train_path="train", val_path="val")
+        monkeypatch.chdir(tmp_path)
+        later = ScriptedExecutor()
+        with closing(build_service(settings, later)) as again:
+            wait_for_end(again, task_id)
+        (run,) = later.started
+        assert (run.request.train_path, run.request.val_path) == (body["train_path"], body["val_path"])
 
     def test_viewers_see_the_end(self, service: TrainingService, start: START, executor: ScriptedExecutor) -> None:
         executor.hold()

@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from models.schemas import TaskStatus
 from services.base_service import BaseService
+from services.errors import StorageUnavailable
 from services.log_entry import LogEntry, StatusChange
 from services.storage.database import Database
 from services.storage.rows import entry_row, new_task_row, point_rows
@@ -23,6 +26,8 @@ from services.storage.tables import log_entries, metric_points, tasks
 from services.task_state import TaskState
 from tests.services.builders import MOMENT, line, task_state
 from tests.services.following import follow
+from tests.services.storage.conftest import PostgresStore
+from tests.services.storage.running_postgres import RunningPostgres
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.none()
@@ -163,6 +168,41 @@ class TestWhatAddLogTakes:
         state = service.get_task("t")
         assert state == service.store.get_task("t")
         state.to_response().model_dump_json()
+
+
+class TestUnreadableStore:
+    def test_a_file_that_was_ruined_is_a_503_and_no_crash(self, tmp_path: Path) -> None:
+        database = Database(f"sqlite:///{tmp_path}/store.db")
+        reader = Store(database)
+        database.engine.dispose()
+        for file in tmp_path.glob("store.db*"):
+            file.write_bytes(b"ruined" * 1000)
+        with pytest.raises(StorageUnavailable, match="cannot be read") as refused:
+            reader.get_task("t")
+        assert refused.value.status_code == 503
+        database.close()
+
+    def test_so_is_a_server_that_lets_nobody_in_until_it_does_again(self, postgres: RunningPostgres) -> None:
+        store = PostgresStore(postgres)
+        with closing(Database(store.url)) as database:
+            reader = Store(database)
+            with store.refusing_writes():
+                for read in (reader.count_tasks, reader.active_tasks, lambda: reader.read_entries("t")):
+                    with pytest.raises(StorageUnavailable, match="cannot be read"):
+                        read()
+            assert reader.count_tasks() == 0
+
+
+def test_the_number_of_a_deleted_task_is_not_used_again(database: Database, reader: Store) -> None:
+    """A client may hold it as the cursor of its next page."""
+    write(database, [task_state("first"), task_state("deleted")], [line(seq=1, task_id="deleted", stage="training")])
+    ((cursor, _),) = reader.list_tasks(limit=1)
+    with database.engine.begin() as connection:
+        connection.execute(tasks.delete().where(tasks.c.task_id == "deleted"))
+    write(database, [task_state("next")])
+    ((number, newest),) = reader.list_tasks(limit=1)
+    assert newest.task_id == "next"
+    assert number > cursor
 
 
 class TestLists:

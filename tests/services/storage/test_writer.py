@@ -6,21 +6,23 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import event, func, select
 
 from models.schemas import TaskStatus
-from services.errors import StorageUnavailable, TaskConflict
+from services.errors import StorageUnavailable, StoreInUse, TaskConflict
 from services.log_entry import LogEntry
 from services.storage.database import Database
 from services.storage.store import Store
 from services.storage.tables import metadata, metric_points
-from services.storage.writer import Committed, CreateTask, DeleteTask, Writer
+from services.storage.writer import UNSTORABLE, Committed, CreateTask, DeleteTask, Writer
 from services.task_state import TaskState
 from tests.services.builders import line, task_state, turn
-from tests.services.storage.conftest import EmptyStore
+from tests.services.storage.conftest import EmptyStore, PostgresStore
+from tests.services.storage.running_postgres import RunningPostgres
 
 TIMEOUT_S = 30
 LOGGER = "services.storage.writer"
@@ -211,23 +213,30 @@ class TestGroupCommit:
 
 
 class TestBadRows:
-    def test_a_line_that_no_store_can_hold_fails_alone(
+    def test_a_line_that_no_store_can_hold_is_replaced_by_one_that_says_so(
         self, desk: Desk, reader: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
         with desk.held():
-            before = desk.submit(line("before"))
-            bad = desk.submit(line("bad", step=2**70))
-            after = desk.submit(line("after"))
-        before.result(TIMEOUT_S)
-        after.result(TIMEOUT_S)
-        assert bad.exception(TIMEOUT_S) is not None
-        assert [(entry.seq, entry.message) for entry in reader.read_entries("t")] == [
-            (1, "hold"),
-            (2, "before"),
-            (3, "after"),
+            told = [desk.submit(entry) for entry in (line("before"), line("bad", step=2**70), line("after"))]
+        for done in told:
+            done.result(TIMEOUT_S)
+        stored = reader.read_entries("t")
+        assert [(entry.seq, entry.level, entry.message) for entry in stored] == [
+            (1, "INFO", "hold"),
+            (2, "INFO", "before"),
+            (3, "ERROR", UNSTORABLE),
+            (4, "INFO", "after"),
         ]
-        assert desk.messages == ["hold", "before", "after"]
+        assert desk.shown == stored
         assert "bad" in caplog.text
+
+    def test_a_last_line_that_no_store_can_hold_ends_its_task_all_the_same(self, desk: Desk, reader: Store) -> None:
+        desk.submit(replace(turn(TaskStatus.FAILED, reason="diverged"), step=2**70)).result(TIMEOUT_S)
+        (entry,) = reader.read_entries("t")
+        assert (entry.message, entry.is_last) == (UNSTORABLE, True)
+        state = reader.get_task("t")
+        assert state is not None
+        assert (state.status, state.reason) == (TaskStatus.FAILED, "diverged")
 
     def test_a_line_of_a_task_that_does_not_exist_fails_alone(
         self, desk: Desk, reader: Store, caplog: pytest.LogCaptureFixture
@@ -246,6 +255,22 @@ class TestBadRows:
         stored = reader.get_task("t")
         assert stored is not None
         assert stored.name is None
+
+
+class TestMistakes:
+    def test_the_writer_survives_a_mistake_in_showing_lines(
+        self, desk: Desk, reader: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(committed: Sequence[Committed]) -> None:
+            raise ZeroDivisionError
+
+        desk.on_publish = broken
+        with pytest.raises(ZeroDivisionError):
+            desk.submit(line("first")).result(TIMEOUT_S)
+        assert "The writer has made a mistake" in caplog.text
+        desk.on_publish = lambda committed: None
+        desk.submit(line("second")).result(TIMEOUT_S)
+        assert [entry.message for entry in reader.read_entries("t")] == ["first", "second"]
 
 
 class TestDeletion:
@@ -327,6 +352,27 @@ class TestRefusingStore:
             assert not desk.writer.close(0.05)
         assert desk.writer.close(TIMEOUT_S)
         assert [entry.message for entry in reader.read_entries("t")] == ["late"]
+
+
+def test_nothing_is_written_to_a_store_that_another_has_taken_over(postgres: RunningPostgres) -> None:
+    """The server has cut the owner's connection, and with it the ownership, and somebody else was there first."""
+    store = PostgresStore(postgres)
+    with closing(Database(store.url)) as database:
+        desk, reader = Desk(database), Store(database)
+        desk.writer.start()
+        desk.create()
+        with store.refusing_writes():
+            pass  # every connection is cut
+        with closing(Database(store.url)), complaint() as complained:
+            desk.writer.submit(line("mine"))
+            assert complained.wait(TIMEOUT_S)
+            assert desk.writer.degraded
+            assert reader.read_entries("t") == []
+        desk.writer.flush(TIMEOUT_S)
+        assert [(entry.seq, entry.message) for entry in reader.read_entries("t")] == [(1, "mine")]
+        with pytest.raises(StoreInUse):
+            Database(store.url)
+        assert desk.writer.close(TIMEOUT_S)
 
 
 class TestFullQueue:

@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("last_seq", sa.BigInteger, nullable=False),
         sa.Column("created_at", _Time, nullable=False),
         sa.Column("updated_at", _Time, nullable=False),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_tasks_status", "tasks", ["status", "id"])
     op.create_table(
@@ -50,6 +51,7 @@ def upgrade() -> None:
         sa.Column("status", sa.String(16)),
         sa.Column("reason", sa.String(64)),
         sa.UniqueConstraint("task_id", "seq", name="uq_log_entries_task_id_seq"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "metric_points",
