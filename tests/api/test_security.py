@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from starlette.types import Message, Receive, Scope, Send
 
+from api.security import RequestGuard
 from settings import Settings
 from tests.api.conftest import Dictate, Start, Watch
 from tests.running_server import RunningServer
@@ -456,3 +458,41 @@ def test_a_viewer_needs_a_token_like_anyone(guarded_http: httpx.Client, watch: W
     viewer = watch("some", url=str(guarded_http.base_url))
 
     assert viewer.status == 401
+
+
+@pytest.mark.parametrize(
+    ("address", "status"), [("127.0.0.1", 200), ("::1", 200), ("192.0.2.7", 403), ("fd00::7", 403)]
+)
+async def test_without_tokens_only_this_machines_own_addresses_are_answered(address: str, status: int) -> None:
+    """`uvicorn app_refactored:app --host 0.0.0.0` does not ask the settings."""
+
+    async def route(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    guard = RequestGuard(route, hosts=(), origins=(), tokens=(), max_body_bytes=1024)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/api/v1/health",
+        "headers": [(b"host", b"localhost")],
+        "server": (address, 8000),
+    }
+    answers: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    await guard(scope, receive, send)
+
+    assert answers[0]["status"] == status
+
+
+def test_an_ipv6_address_to_listen_on_is_one_to_be_addressed_by() -> None:
+    guard = RequestGuard(lambda *_: None, hosts=("fd00::1",), origins=(), tokens=("t",), max_body_bytes=1024)  # type: ignore[arg-type,return-value]
+    headers = [(b"host", b"[fd00::1]:8000"), (b"authorization", b"Bearer t")]
+
+    assert guard._refusal({"type": "http", "method": "GET", "path": "/", "headers": headers}) is None
