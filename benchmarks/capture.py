@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import logging
 import statistics
+import sys
 import tempfile
 import time
 import tracemalloc
@@ -67,6 +68,7 @@ class TimedHandler(TrainingLogHandler):
 
 
 def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # progress, in a pipe too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="trainings with and without the handler, each")
     rounds = parser.parse_args().rounds

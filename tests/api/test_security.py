@@ -492,7 +492,7 @@ async def test_without_tokens_only_this_machines_own_addresses_are_answered(addr
 
 
 def test_an_ipv6_address_to_listen_on_is_one_to_be_addressed_by() -> None:
-    guard = RequestGuard(lambda *_: None, hosts=("fd00::1",), origins=(), tokens=("t",), max_body_bytes=1024)  # type: ignore[arg-type,return-value]
+    guard = RequestGuard(lambda *_: None, hosts=("fd00::1",), origins=(), tokens=("t",), max_body_bytes=1024)  # type: ignore[arg-type]
     headers = [(b"host", b"[fd00::1]:8000"), (b"authorization", b"Bearer t")]
 
     assert guard._refusal({"type": "http", "method": "GET", "path": "/", "headers": headers}) is None
