@@ -1,6 +1,7 @@
 """The application: builds the service from its settings and gives it an HTTP face.
 
-Start it with `python app_refactored.py` or `uvicorn app_refactored:app`. Importing it starts nothing.
+Start it with `python app_refactored.py`, or `uvicorn app_refactored:app --timeout-graceful-shutdown 1`.
+Importing it starts nothing.
 """
 
 from __future__ import annotations
@@ -119,13 +120,21 @@ def route_table(app: FastAPI) -> dict[str, dict[str, str]]:
 
 
 class Server(uvicorn.Server):
-    """Lets the system drop connections that are stalled."""
+    """Lets the system drop connections that are stalled, and trainings stop while connections are closed."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if sys.platform == "linux":
             for listener in [each for server in self.servers for each in server.sockets]:
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)  # connections inherit it
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await run_in_threadpool(self._app.state.service.interrupt)
+        await super().shutdown(sockets)
 
 
 def main(executor: Executor | None = None) -> int:
@@ -141,14 +150,9 @@ def main(executor: Executor | None = None) -> int:
     # uvicorn re-raises the signal that ended it, once it has shut down; an orderly end is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    config = uvicorn.Config(
-        create_app(settings, executor),
-        host=settings.host,
-        port=settings.port,
-        timeout_graceful_shutdown=2,
-        access_log=False,
-    )
-    server = Server(config)
+    app = create_app(settings, executor)
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, timeout_graceful_shutdown=1, access_log=False)
+    server = Server(config, app)
     server.run()
     return 0 if server.started else 1
 

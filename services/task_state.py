@@ -2,8 +2,7 @@
 
     TaskState.after(entry) -> (next TaskState, the entry with its sequence number and stage)
 
-The writer folds inside the transaction that stores the lines; the same fold rebuilds a state from
-stored lines.
+The writer folds inside the transaction that stores the lines, and stores the state with them.
 """
 
 from __future__ import annotations

@@ -266,16 +266,21 @@ class TrainingService(BaseService):
         """
         self.add_log(task_id, "INFO", ", ".join(f"{name}: {value}" for name, value in metrics.items()), metrics=metrics)
 
+    def interrupt(self) -> dict[str, _Training]:
+        """Begin to end: start nothing more, and ask what runs to stop after its batch. `close` waits for it."""
+        with self._lock:
+            self._closing = True
+            running = {task_id: training for task_id, training in self._trainings.items() if training.thread}
+        for training in running.values():
+            training.stop.set()
+        return running
+
     def close(self) -> bool:
         """Stop running trainings, each as `failed` with reason `interrupted`; commit every line; end.
 
         A training that does not reach the end of its batch in time is recorded as such all the same.
         """
-        with self._lock:
-            self._closing = True
-            running = {task_id: training for task_id, training in self._trainings.items() if training.thread}
-            for training in running.values():
-                training.stop.set()
+        running = self.interrupt()
         deadline = time.monotonic() + SHUTDOWN_GRACE_S
         for training in running.values():
             assert training.thread is not None

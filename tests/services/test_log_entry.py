@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.schemas import DetailedLogEntry, TaskStatus
@@ -107,6 +107,7 @@ class TestText:
     def test_what_a_store_cannot_hold_is_written_out(self, text: str, kept: str) -> None:
         assert clean_text(text) == kept
 
+    @settings(deadline=None)
     @given(TEXT)
     def test_every_text_can_be_stored(self, text: str) -> None:
         cleaned = clean_text(text)
@@ -178,6 +179,7 @@ class TestWireForm:
 
 
 class TestFrames:
+    @settings(deadline=None)
     @given(st.integers(1, 2**63 - 1), TEXT)
     @example(1, "fine\r\n\r\nid: 999\r\ndata: {}\r\n\r\n")
     @example(1, "fine\rdata: forged\n\nevent: end\n: comment")
@@ -187,6 +189,7 @@ class TestFrames:
         frames = read_frames(encode_frame(number, wire))
         assert [(frame.id, frame.entry) for frame in frames] == [(number, wire)]
 
+    @settings(deadline=None)
     @given(TEXT)
     @example("fine\u2028data: {}\u2028")
     @example("fine\x85\x85id: 999\x85data: {}\x85\x85")
@@ -197,6 +200,7 @@ class TestFrames:
         assert json.loads(lines[1].removeprefix("data: ")) == wire
         assert lines[2:] == [""]
 
+    @settings(deadline=None)
     @given(st.dictionaries(TEXT, st.integers() | st.floats() | st.none(), max_size=4))
     def test_any_metrics_arrive_as_json_that_every_browser_reads(self, metrics: dict[str, int | float | None]) -> None:
         def refuse(constant: str) -> None:

