@@ -824,6 +824,26 @@ class TestEndOfTheService:
             assert [run.request.task_id for run in later.started] == ["second", "third"]
             assert later.started[1].output_dir.is_dir()
 
+    def test_a_service_that_is_told_to_end_starts_nothing_more(
+        self, service: TrainingService, start: START, executor: ScriptedExecutor, settings: Settings
+    ) -> None:
+        executor.hold()
+        running = start(task_id="running").task_id
+        wait_for(service, running, "Holding")
+        start(task_id="waiting")
+        service.interrupt()
+        state = wait_for_end(service, running)
+        assert (state.status, state.reason) == (TaskStatus.FAILED, "interrupted")
+        assert start(task_id="late").status is TaskStatus.PENDING
+        assert service.close()
+        assert len(executor.started) == 1
+
+        later = ScriptedExecutor()
+        with closing(build_service(settings, later)) as again:
+            for task_id in ("waiting", "late"):
+                assert wait_for_end(again, task_id).status is TaskStatus.COMPLETED
+            assert [run.request.task_id for run in later.started] == ["waiting", "late"]
+
     def test_a_training_that_its_user_had_stopped_is_cancelled(
         self,
         service: TrainingService,
