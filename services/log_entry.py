@@ -92,7 +92,12 @@ def clean_entry(entry: LogEntry) -> LogEntry:
         metrics=clean_metrics(entry.metrics),
         step=clean_step(entry.step),
         stage=None if entry.stage is None else clean_text(entry.stage)[:32],
+        change=None if entry.change is None else replace(entry.change, reason=_clean_reason(entry.change.reason)),
     )
+
+
+def _clean_reason(reason: str | None) -> str | None:
+    return None if reason is None else clean_text(reason)[:64]
 
 
 def from_wire(task_id: str, wire: Mapping[str, Any]) -> LogEntry:
