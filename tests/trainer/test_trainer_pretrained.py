@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -153,9 +152,7 @@ def test_a_host_that_says_nothing_is_given_up(
     monkeypatch.setattr(pretrained, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(pretrained, "STALL_SECONDS", 0.5)
     logger, lines = logger_and_lines()
-    started = time.monotonic()
     build_network(request_for(tmp_path, model=NAME, pretrained="auto"), logger=logger, should_stop=never)
-    assert time.monotonic() - started < 30
     assert "no answer within" in lines.at("WARNING")[0]
 
 
@@ -189,12 +186,10 @@ def test_a_stop_does_not_wait_for_an_answer(
         asked += 1
         return asked >= 3
 
-    started = time.monotonic()
     with pytest.raises(TrainingStopped):
         build_network(
             request_for(tmp_path, model=NAME, pretrained=True), logger=logger_and_lines()[0], should_stop=third_time
         )
-    assert time.monotonic() - started < 30
 
 
 def test_a_stop_ends_a_download_and_leaves_nothing(
