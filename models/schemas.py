@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 
 class TaskStatus(StrEnum):
@@ -62,18 +62,64 @@ RunName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f\x7f]{1,128}
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 FreeText = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 """Neither a file system nor PostgreSQL takes NUL."""
+Argument = Annotated[str, StringConstraints(max_length=131_071, pattern=r"^[^\x00]*$")]
+"""Linux takes no longer string (execve(2), MAX_ARG_STRLEN), and none with NUL."""
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}$")]
+MetricName = Annotated[str, StringConstraints(pattern=r"^\w[\w./@-]{0,63}$")]
+"""No comma: `?metrics=` separates names by it."""
 
 
-class TrainingRequest(BaseModel):
-    """Body of `POST /api/v2/training/start`, and the spec file of `python -m trainer`.
+class MetricDefinition(BaseModel):
+    """A metric of the user's own, found in the log by an RE2 pattern.
+
+    One group holds the value of `name`. Two groups hold a name and its value. Named groups are metrics of
+    those names, except `epoch`, `total_epochs`, `step` and `total_steps`, which say where the line is.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: MetricName | None = Field(default=None, description="the metric; needed where the pattern does not name it")
+    regex: str = Field(
+        min_length=1, max_length=1000, description="RE2 pattern with one group, two groups or named groups"
+    )
+
+
+class LogReading(BaseModel):
+    """How a log is read: the user's own patterns first, then the formats that the service knows."""
+
+    metric_definitions: list[MetricDefinition] = Field(
+        default=[], max_length=32, description="own patterns; they win over the formats that are known"
+    )
+    log_format: str = Field(
+        default="auto",
+        max_length=64,
+        pattern=r"^[a-z0-9_]+$",
+        description="auto, none (own patterns only), or the name of one preset",
+    )
+
+
+class TaskRequest(LogReading):
+    """What every task can be given, whatever runs it.
 
     A field that is not known here is kept in `model_extra`; the service ignores it and says so in the
     answer's `warnings`, because deployed clients send fields of older trainers.
     """
 
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    name: RunName | None = Field(default=None, description="folder name under save_path; default: the task_id")
+    task_id: TaskId | None = Field(default=None, description="an id of your own; default: a UUID")
+    description: FreeText | None = None
+    priority: int = Field(default=5, ge=1, le=10, description="smaller runs first")
+
+
+Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:\d{1,3})?)$")]
+
+
+class TrainingRequest(TaskRequest):
+    """Body of `POST /api/v2/training/start` for the built-in trainer, and the spec file of `python -m trainer`."""
+
     model_config = ConfigDict(
-        extra="allow",
-        allow_inf_nan=False,
         json_schema_extra={
             "examples": [
                 {
@@ -95,14 +141,11 @@ class TrainingRequest(BaseModel):
     val_path: PathText = Field(description="same layout and the same classes as train_path")
     save_path: PathText = Field(description="checkpoints go to save_path/<name or task_id>")
 
-    name: RunName | None = Field(default=None, description="folder name under save_path; default: the task_id")
-    task_id: TaskId | None = Field(default=None, description="an id of your own; default: a UUID")
-    description: FreeText | None = None
-    priority: int = Field(default=5, ge=1, le=10, description="smaller runs first")
-    device: str = Field(
-        default="cuda",
-        pattern=r"^(cpu|cuda(:\d{1,3})?)$",
-        description="cpu, cuda (the least busy GPU, or the CPU with a warning) or cuda:N",
+    device: Device = Field(
+        default="cuda", description="cpu, cuda (the least busy GPU, or the CPU with a warning) or cuda:N"
+    )
+    executor: Literal["thread", "process"] | None = Field(
+        default=None, description="where the trainer runs; default: the setting EXECUTOR"
     )
 
     batch_size: int = Field(default=8, ge=1, le=65_536, description="images per optimizer step")
@@ -121,6 +164,46 @@ class TrainingRequest(BaseModel):
     hflip: bool = Field(default=True, description="allow horizontal flips; switch off for digits, text, traffic signs")
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     amp: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="bf16 autocast: auto uses it where fast")
+
+
+class CommandRequest(TaskRequest):
+    """Body of `POST /api/v2/training/start` for a trainer of the user's own, run unchanged."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"command": ["python", "train.py", "--epochs", "10"], "working_dir": "/code"}]}
+    )
+
+    command: list[Argument] = Field(
+        min_length=1, max_length=1000, description="program and arguments; no shell reads them"
+    )
+    working_dir: PathText = Field(description="folder that the command runs in")
+    env: dict[EnvironmentName, Argument] = Field(
+        default={}, max_length=1000, description="environment variables, added to the service's own"
+    )
+    device: Device = Field(
+        default="cuda", description="device that is kept for the command; it sees this GPU only, or none with cpu"
+    )
+    executor: Literal["process"] | None = Field(default=None, description="a command always runs as a process")
+
+
+class ImportRequest(TaskRequest):
+    """Body of `POST /api/v2/training/import`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"path": "/logs/train.log"}]})
+
+    path: PathText = Field(description="log file of a training that ran, or runs, somewhere else")
+    follow: bool = Field(default=False, description="go on reading what is being added, until the task is stopped")
+
+
+def _kind_of(body: Any) -> str:
+    is_command = isinstance(body, CommandRequest) or (isinstance(body, dict) and "command" in body)
+    return "command" if is_command else "training"
+
+
+StartRequest = Annotated[
+    Annotated[TrainingRequest, Tag("training")] | Annotated[CommandRequest, Tag("command")], Discriminator(_kind_of)
+]
+"""What `start` takes: a body with a `command` is a command, every other one is for the built-in trainer."""
 
 
 class TrainingMetrics(BaseModel):

@@ -8,16 +8,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.schemas import TrainingRequest
+from models.schemas import CommandRequest, ImportRequest, TrainingRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One training, ready to run: everything is checked and the device is chosen."""
+    """One training, ready to run: everything is checked and the device is chosen.
 
-    request: TrainingRequest
+    Attributes:
+        output_dir: where the trainer saves what it makes.
+        run_dir: the service's own folder for this task.
+        position: bytes of the trainer's output whose lines are stored already, by an earlier service process.
+    """
+
+    task_id: str
+    request: TrainingRequest | CommandRequest | ImportRequest
     output_dir: Path
     device: str
+    run_dir: Path
+    position: int = 0
 
 
 class Executor(ABC):
