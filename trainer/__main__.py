@@ -15,19 +15,18 @@ from types import FrameType
 from pydantic import ValidationError
 
 from models.schemas import TrainingRequest
-from trainer.errors import TrainingFailed, TrainingStopped
+from trainer.errors import BAD_REQUEST, COMPLETED, FAILED, STATUS_OF_REASON, TrainingFailed, TrainingStopped
 from trainer.preflight import check
 
-COMPLETED, FAILED, BAD_REQUEST = 0, 1, 2
-
-_HELP = """\
+_HELP = f"""\
 spec.json holds the body of POST /api/v2/training/start, for example
-  {"model": "resnet18", "num_classes": 10, "train_path": "data/train", "val_path": "data/val",
-   "save_path": "runs", "name": "first", "num_epochs": 10}
+  {{"model": "resnet18", "num_classes": 10, "train_path": "data/train", "val_path": "data/val",
+   "save_path": "runs", "name": "first", "num_epochs": 10}}
 
 best.pt and last.pt go to save_path/<name>, which must not exist yet (without a name: the task_id, else
 the network and the time). Exit status: 0 completed, 1 failed, 2 the request cannot be trained, 130 or
-143 stopped by SIGINT or SIGTERM.
+143 stopped by SIGINT or SIGTERM. Failures with a status of their own:
+  {", ".join(f"{status} {reason}" for reason, status in STATUS_OF_REASON.items())}
 """
 
 
@@ -43,7 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("spec", type=Path, metavar="spec.json", help="what to train")
-    spec: Path = parser.parse_args(arguments).spec
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="save here, instead of in a new folder below save_path"
+    )
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N, instead of the device in spec.json")
+    parser.add_argument("--plain", action="store_true", help="no time in a line, and no level INFO")
+    options = parser.parse_args(arguments)
+    given_dir: Path | None = options.output_dir
 
     stopped_by: list[int] = []
 
@@ -56,14 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     logger = logging.Logger("trainer")
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s - %(levelname)s - %(message)s"))
+    handler.setFormatter(
+        _PlainFormatter() if options.plain else logging.Formatter("%(asctime)s - %(levelname)s - %(message)s")
+    )
     logger.addHandler(handler)
 
     try:
-        request = read_request(spec)
-        _refuse_problems(request)
-        device = resolve_device(request.device, logger)
-        output_dir = _claim_output_dir(request)
+        request = read_request(options.spec)
+        if given_dir is None:  # whoever has made the folder has checked the request
+            _refuse_problems(request)
+        device = resolve_device(options.device or request.device, logger)
+        output_dir = given_dir or _claim_output_dir(request)
         from trainer.loop import train  # torch takes seconds to import: after the refusals
 
         train(request, output_dir=output_dir, device=device, logger=logger, should_stop=lambda: bool(stopped_by))
@@ -73,9 +81,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingStopped:
         logger.warning(f"Stopped by {signal.Signals(stopped_by[0]).name}")
         return 128 + stopped_by[0]
-    except TrainingFailed:
-        return FAILED  # its message is the last line that was logged
+    except TrainingFailed as failure:
+        return STATUS_OF_REASON.get(failure.reason, FAILED)  # its message is the last line that was logged
     return COMPLETED
+
+
+class _PlainFormatter(logging.Formatter):
+    """The bare message, for a program that reads it; every line of another level than INFO says so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if record.levelno == logging.INFO:
+            return text
+        return "\n".join(f"{record.levelname}: {line}" for line in text.split("\n"))
 
 
 def read_request(spec: Path) -> TrainingRequest:

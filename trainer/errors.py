@@ -1,5 +1,26 @@
 """How a training ends without a result. Both are expected; anything else that is raised is a defect."""
 
+COMPLETED, FAILED, BAD_REQUEST = 0, 1, 2
+"""Exit statuses of `python -m trainer`; FAILED is for every reason that has none of its own."""
+STATUS_OF_REASON = {
+    "diverged": 10,
+    "out_of_memory": 11,
+    "not_saved": 12,
+    "no_weights": 13,
+    "bad_weights": 14,
+    "unreadable_image": 15,
+    "path_not_found": 16,
+    "path_not_readable": 17,
+    "not_a_folder": 18,
+    "no_classes": 19,
+    "num_classes_mismatch": 20,
+    "classes_differ": 21,
+    "empty_class": 22,
+    "no_readable_image": 23,
+}
+"""Exit statuses of the failures that a training can have: whoever runs it as a process learns the reason."""
+REASON_OF_STATUS = {status: reason for reason, status in STATUS_OF_REASON.items()}
+
 
 class TrainingStopped(Exception):
     """A stop was asked for and took effect. The checkpoints of finished epochs are valid."""

@@ -7,8 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from models.schemas import CommandRequest, ImportRequest, TrainingRequest
+
+TRAINING_NICENESS = 10
+"""Measured on 2 cores: requests are answered twice as fast beside a training, which keeps its full speed."""
+
+
+class Detached(Exception):
+    """The service lets go of a trainer, which lives on; the next service takes it up again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,15 @@ class Run:
 
 
 class Executor(ABC):
-    """Runs trainings; one call of `run` per training, each on a thread of its own."""
+    """Runs trainings; one call of `run` per training, each on a thread of its own.
+
+    Attributes:
+        survives_restart: a training outlives the service process. `run` with the `run_dir` of one that has begun
+            goes on with it, at `Run.position`, and each record that it logs says in `position` where the next
+            service would go on.
+    """
+
+    survives_restart: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
@@ -39,4 +55,9 @@ class Executor(ABC):
         Raises:
             TrainingStopped: `should_stop` said so.
             TrainingFailed: the training cannot go on, for the reason it carries.
+            Detached: `detach` was called.
         """
+
+    def detach(self) -> None:
+        """Let go of every trainer that survives a restart, for good: each `run` raises `Detached` soon."""
+        return

@@ -9,16 +9,15 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from services.executors.base import Executor, Run
-
-TRAINING_NICENESS = 10
-"""Measured on 2 cores: requests are answered twice as fast beside a training, which keeps its full speed."""
+from models.schemas import TrainingRequest
+from services.executors.base import TRAINING_NICENESS, Executor, Run
 
 
 class ThreadExecutor(Executor):
     """Imports torch at the first run, not at the start of the service."""
 
     def run(self, run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
+        assert isinstance(run.request, TrainingRequest), "only the built-in trainer runs in a thread"
         _lower_priority()
         os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order, by which the device was chosen
         from trainer.loop import train

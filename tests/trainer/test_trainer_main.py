@@ -19,7 +19,7 @@ import torch
 from tests.trainer.helpers import request_for, write_images
 from trainer import loop
 from trainer.__main__ import main, resolve_device
-from trainer.errors import TrainingFailed, TrainingStopped
+from trainer.errors import REASON_OF_STATUS, STATUS_OF_REASON, TrainingFailed, TrainingStopped
 
 
 @pytest.fixture(autouse=True)
@@ -106,12 +106,49 @@ def test_a_specification_that_is_none_is_a_bad_request(
     assert expected in capsys.readouterr().err
 
 
-def test_a_failure_ends_with_status_1(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("reason", "status"), [("of_some_kind", 1), *STATUS_OF_REASON.items()])
+def test_a_failure_ends_with_the_status_of_its_reason(
+    root: Path, monkeypatch: pytest.MonkeyPatch, reason: str, status: int
+) -> None:
     def fail(*_arguments: object, **_named: object) -> None:
-        raise TrainingFailed("diverged", "it diverged")
+        raise TrainingFailed(reason, "it failed")
 
     monkeypatch.setattr(loop, "train", fail)
-    assert main([spec(root)]) == 1
+    assert main([spec(root)]) == status
+
+
+def test_every_reason_has_a_status_that_means_nothing_else() -> None:
+    assert len(REASON_OF_STATUS) == len(STATUS_OF_REASON)
+    assert REASON_OF_STATUS.keys().isdisjoint({0, 1, 2, *range(126, 256)}), "shells and signals have these"
+
+
+def test_a_folder_and_a_device_can_be_given(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called_with: dict[str, Any] = {}
+    monkeypatch.setattr(loop, "train", lambda _request, **named: called_with.update(named))
+    claimed = root / "claimed"
+    claimed.mkdir()
+    assert main([spec(root, device="cuda:7"), "--output-dir", str(claimed), "--device", "cpu"]) == 0
+    assert called_with["output_dir"] == claimed
+    assert called_with["device"] == "cpu"
+    assert not (root / "runs").exists()
+
+
+def test_plain_lines_are_bare_messages_and_warnings_say_what_they_are(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def print_lines(*_arguments: object, logger: logging.Logger, **_named: object) -> None:
+        logger.info("Epoch [1/1] started")
+        logger.warning("one\ntwo")
+        logger.error("100% wrong")
+
+    monkeypatch.setattr(loop, "train", print_lines)
+    assert main([spec(root), "--plain"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Epoch [1/1] started",
+        "WARNING: one",
+        "WARNING: two",
+        "ERROR: 100% wrong",
+    ]
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

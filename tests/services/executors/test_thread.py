@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from models.schemas import TrainingRequest
-from services.executors.base import Run
-from services.executors.thread import TRAINING_NICENESS, ThreadExecutor
+from services.executors.base import TRAINING_NICENESS, Run
+from services.executors.thread import ThreadExecutor
 from trainer.errors import TrainingFailed, TrainingStopped
 
 LOGGER = logging.Logger("trainer")
@@ -50,7 +50,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> FakeTrainer:
 
 @pytest.fixture
 def run(body: dict[str, Any], tmp_path: Path) -> Run:
-    return Run(TrainingRequest(**body), tmp_path, "cuda:1")
+    return Run("t", TrainingRequest(**body), tmp_path, "cuda:1", tmp_path / "state")
 
 
 def train(run: Run) -> None:

@@ -1,0 +1,177 @@
+"""The trainer, or any command, as a process of its own that outlives the service.
+
+A supervisor beside it keeps what it prints in a file and notes how it ended (`supervisor`). This executor
+reads that file into the task's log from wherever the last service process had come to. So it makes no
+difference whether the service was there when a line was printed, or when the trainer ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from models.schemas import CommandRequest, TrainingRequest
+from services.executors.base import Detached, Executor, Run
+from services.executors.outcome import conclude
+from services.executors.output import CHUNK, POLL_S, LineLogger
+from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer
+from trainer.errors import TrainingFailed, TrainingStopped
+
+REPOSITORY = Path(__file__).parents[2]
+READ_AFTER_STOP_S = 10.0
+"""How long a stopped trainer's remaining output is read: it may be so much that the stop would take hours."""
+
+
+class ProcessExecutor(Executor):
+    """Runs the built-in trainer and commands.
+
+    Args:
+        stop_grace_s: what a trainer gets between SIGTERM and SIGKILL.
+        withheld: variables of the service's environment that are no trainer's business.
+    """
+
+    survives_restart: ClassVar[bool] = True
+
+    def __init__(
+        self, *, stop_grace_s: float = 10.0, withheld: Collection[str] = ("API_TOKENS", "DATABASE_URL")
+    ) -> None:
+        self._stop_grace_s = stop_grace_s
+        self._withheld = frozenset(withheld)
+        self._detached = threading.Event()
+
+    def detach(self) -> None:
+        self._detached.set()
+
+    def run(self, run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
+        if self._detached.is_set():
+            raise Detached
+        trainer = SupervisedTrainer.find(run.run_dir)
+        if trainer is None:
+            if should_stop():
+                raise TrainingStopped
+            trainer = self._start(run)
+        is_built_in = isinstance(run.request, TrainingRequest)
+        reading = _Reading(trainer, run, logger, should_stop, self._detached, prefixed=is_built_in)
+        end = reading.to_the_end()
+        conclude(end, output=run.run_dir / OUTPUT, was_stopped=should_stop(), is_built_in=is_built_in)
+
+    def _start(self, run: Run) -> SupervisedTrainer:
+        run.run_dir.mkdir(parents=True, exist_ok=True)
+        env = {name: value for name, value in os.environ.items() if name not in self._withheld}
+        env |= {"PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # NVML's order, as the device was chosen
+        if isinstance(run.request, TrainingRequest):
+            spec = run.run_dir / "request.json"
+            spec.write_text(run.request.model_dump_json(), encoding="utf-8")
+            command = [sys.executable, "-P", "-m", "trainer", str(spec), "--plain"]
+            command += ["--output-dir", str(run.output_dir), "--device", run.device]
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), env.get("PYTHONPATH")]))
+            cwd = str(Path.cwd())  # what relative paths of the request are relative to
+        else:
+            assert isinstance(run.request, CommandRequest), "files are read by FileExecutor"
+            command, cwd = run.request.command, run.request.working_dir
+            env |= {"CUDA_VISIBLE_DEVICES": _visible_devices(run.device, env)} | run.request.env
+        return SupervisedTrainer.start(run.run_dir, run.task_id, command, cwd=cwd, env=env, grace_s=self._stop_grace_s)
+
+
+def _visible_devices(device: str, env: Mapping[str, str]) -> str:
+    """`CUDA_VISIBLE_DEVICES` for a command that may use `device`, which counts the GPUs that the service sees."""
+    if device == "cpu":
+        return ""
+    index = int(device.removeprefix("cuda:"))
+    visible = env.get("CUDA_VISIBLE_DEVICES")
+    return str(index) if visible is None else [part.strip() for part in visible.split(",") if part.strip()][index]
+
+
+class _EnoughRead(Exception):
+    """The trainer was stopped, and its output has been read for long enough."""
+
+
+class _Reading:
+    """Reads a trainer's output until it has ended, and passes a stop on to it."""
+
+    def __init__(
+        self,
+        trainer: SupervisedTrainer,
+        run: Run,
+        logger: logging.Logger,
+        should_stop: Callable[[], bool],
+        detached: threading.Event,
+        *,
+        prefixed: bool,
+    ) -> None:
+        self._trainer = trainer
+        self._logger = logger
+        self._should_stop = should_stop
+        self._detached = detached
+        self._output = run.run_dir / OUTPUT
+        self._lines = LineLogger(logger, run.position, check=self._check, clock=time.monotonic, prefixed=prefixed)
+        self._position = run.position
+        self._stop_passed_on = False
+        self._end: Exit | None = None
+        self._read_until = float("inf")
+
+    def to_the_end(self) -> Exit:
+        """Raises: Detached, TrainingStopped, TrainingFailed: the supervisor was killed."""
+        with self._output.open("rb", buffering=0) as file:
+            file.seek(self._position)
+            try:
+                self._read(file.read)
+            except _EnoughRead:
+                left = os.fstat(file.fileno()).st_size - self._lines.position
+                self._logger.warning(f"Stopped: the last {left} bytes of output are not shown. See {self._output}")
+                raise TrainingStopped from None
+        assert self._end is not None
+        return self._end
+
+    def _read(self, read: Callable[[int], bytes]) -> None:
+        pause, is_over = POLL_S[0], False
+        while True:
+            self._check()
+            is_over = is_over or self._is_over()  # asked before reading: the last bytes may come in between
+            chunk = read(CHUNK)
+            self._position += len(chunk)
+            self._lines.feed(chunk)
+            self._trainer.tell_position(self._position)
+            if chunk:
+                pause = POLL_S[0]
+            elif is_over:
+                break
+            else:
+                self._detached.wait(pause)
+                pause = min(1.5 * pause, POLL_S[1])
+        self._lines.finish()
+        if self._end is None:
+            if self._stop_passed_on:
+                raise TrainingStopped
+            raise TrainingFailed(
+                "supervisor_lost",
+                "The process that supervised the trainer was killed, or the machine restarted: the trainer ended "
+                "with it.",
+            )
+
+    def _is_over(self) -> bool:
+        is_supervised = self._trainer.is_supervised()
+        self._end = self._trainer.exit()  # asked second: it is the last thing that a supervisor writes
+        if self._end is None and not is_supervised:
+            self._trainer.end_leftovers()
+        return self._end is not None or not is_supervised
+
+    def _check(self) -> None:
+        if self._detached.is_set():
+            raise Detached
+        if self._should_stop():
+            if not self._stop_passed_on:
+                self._stop_passed_on = True
+                self._trainer.stop()
+            if self._end is None:
+                self._end = self._trainer.exit()
+            if self._end is not None and self._read_until == float("inf"):
+                self._read_until = time.monotonic() + READ_AFTER_STOP_S
+            if time.monotonic() > self._read_until:
+                raise _EnoughRead

@@ -1,0 +1,156 @@
+"""A trainer that another process supervises, seen from the service: by files, whoever started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from services.executors import supervisor
+from services.executors.base import TRAINING_NICENESS
+from services.executors.supervisor import Ending, Process, below, boot_id, is_alive, read_json, read_status, running
+from trainer.errors import TrainingFailed
+
+OUTPUT = supervisor.OUTPUT
+_TOLD_EVERY = supervisor.MAX_AHEAD // 16
+"""Bytes between two notes to the supervisor of how far its trainer's output has been read."""
+_RUN_DIR_MARK = "TRAINING_RUN_DIR"
+"""Beside the task's id in the trainer's environment: a second service on the machine may use the same ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a trainer ended.
+
+    Attributes:
+        returncode: exit status, or minus the number of the signal that killed it.
+        stopped: it was asked to.
+        start_error: why it did not even start.
+    """
+
+    returncode: int = 0
+    stopped: bool = False
+    start_error: str | None = None
+
+
+class SupervisedTrainer:
+    """The trainer of one `run_dir`."""
+
+    def __init__(self, run_dir: Path, record: Mapping[str, Any]) -> None:
+        self._run_dir = run_dir
+        self._is_this_boot = record["boot"] == boot_id()
+        self._supervisor = Process(*record["supervisor"])
+        self._told = -_TOLD_EVERY
+
+    @classmethod
+    def find(cls, run_dir: Path) -> Self | None:
+        """The trainer that has begun in `run_dir`, running or not; `None` where there was none."""
+        record = read_json(run_dir / supervisor.RECORD)
+        return None if record is None else cls(run_dir, record)
+
+    @classmethod
+    def start(
+        cls, run_dir: Path, task_id: str, command: Sequence[str], *, cwd: str, env: Mapping[str, str], grace_s: float
+    ) -> Self:
+        """Start a supervisor, and with it the trainer. Leaves the calling process with no child.
+
+        Raises:
+            TrainingFailed: the supervisor does not start. Whether the trainer does is for `exit` to say.
+        """
+        marks = {"TRAINING_TASK_ID": task_id, _RUN_DIR_MARK: str(run_dir.resolve())}
+        spec = {
+            "command": list(command),
+            "cwd": cwd,
+            "env": {**env, **marks},
+            "stop_grace_s": grace_s,
+            "niceness": TRAINING_NICENESS,
+        }
+        run_dir.mkdir(parents=True, exist_ok=True)
+        log = run_dir / "supervisor.log"
+        try:
+            with log.open("ab") as errors:
+                subprocess.run(  # noqa: S603 - a script of ours
+                    [sys.executable, "-I", "-S", supervisor.__file__, str(run_dir)],
+                    input=json.dumps(spec).encode("ascii"),
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    env={**os.environ, **marks},
+                    start_new_session=True,
+                    check=True,
+                )
+            started = cls.find(run_dir)
+        except (OSError, subprocess.CalledProcessError) as error:
+            message = f"The process that supervises the trainer did not start ({error}). {log} may say why."
+            raise TrainingFailed("start_failed", message) from error
+        assert started is not None
+        return started
+
+    def exit(self) -> Exit | None:
+        """How the trainer ended, once everything that it printed is in the file."""
+        content = read_json(self._run_dir / supervisor.EXIT)
+        return None if content is None else Exit(**content)
+
+    def is_supervised(self) -> bool:
+        """Whether there will be an `exit`, if there is none yet."""
+        return self._is_this_boot and is_alive(self._supervisor)
+
+    def stop(self) -> None:
+        """Ask it to end, and make it end when it does not. Returns at once."""
+        if self.is_supervised():
+            with suppress(ProcessLookupError):
+                os.kill(self._supervisor.pid, signal.SIGTERM)
+
+    def tell_position(self, position: int) -> None:
+        """Let the trainer print on, where it has to wait for whoever reads."""
+        if position - self._told < _TOLD_EVERY:
+            return
+        path = self._run_dir / supervisor.READ
+        partial = path.with_suffix(".part")
+        with suppress(OSError):  # the disk is full: later
+            partial.write_text(str(position), encoding="ascii")
+            partial.replace(path)
+            self._told = position
+
+    def end_leftovers(self) -> None:
+        """End what a supervisor that was killed has left behind. Returns when nothing of it runs."""
+        ending, pause = Ending(supervisor.KILL_AFTER_S), 0.02
+        while self._is_this_boot and ending.step(self._leftovers()):
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    def _leftovers(self) -> list[Process]:
+        """Known by their environment, by the session of the trainer, and as descendants of these."""
+        mark = f"{_RUN_DIR_MARK}={self._run_dir.resolve()}".encode()
+        statuses = running()
+        session = self._session()
+        ours = {
+            status.process
+            for status in statuses
+            if status.session == session or mark in _environment(status.process.pid)
+        }
+        ours |= set(below({process.pid for process in ours}, statuses))
+        return [process for process in ours if process.pid != os.getpid()]
+
+    def _session(self) -> int | None:
+        """The session of the trainer, unless its number has gone to another process since."""
+        record = read_json(self._run_dir / supervisor.RECORD) or {}
+        if "trainer" not in record:
+            return None
+        trainer = Process(*record["trainer"])
+        leader = read_status(trainer.pid)
+        return trainer.pid if leader is None or leader.process == trainer else None
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
