@@ -214,8 +214,9 @@ _LEVEL = re.compile(
     r"(?:\[rank\d{1,6}\]:? ?)?"  # torchrun
     r"(?:"
     rf"[\[<(]?{_WORD}(?=$|[\s:\]>)|,])"  # ERROR x, [ERROR] x, ERROR:name:x
-    r"|[\[(]?\d[\d\-/:.,TZ+ ]{4,40}[\])]?[ \t|:-]{0,8}"  # the time, then perhaps a name or two, then the level
-    r"(?:[\[(]?[\w.:<>-]{1,64}[\])]?[ \t|:-]{1,8}|\[[\w.:<>-]{1,64}\]){0,2}?"
+    r"|[\[(]?\d[\d\-/:.,TZ+ ]{4,40}+(?:[\])]|[A-Za-z_][\w.:-]{0,63}\])?[ \t|:-]{0,8}+"  # the time, perhaps
+    # a name or two, then the level
+    r"(?:[\[(]?[A-Za-z_][\w.:<>-]{0,63}[\])]?[ \t|-]{1,8}|\[[A-Za-z_][\w.:<>-]{0,63}\]){0,2}?"
     rf"[\[<(]?{_WORD.replace('word', 'later')}"
     r"|\[?(?P<glog>[DIWEF])\d{4,8} \d\d:\d\d:\d\d"
     r"|(?P<traceback>Traceback \(most recent call last\):)"

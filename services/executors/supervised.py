@@ -20,8 +20,8 @@ from services.executors.supervisor import Ending, Process, below, boot_id, is_al
 from trainer.errors import TrainingFailed
 
 OUTPUT = supervisor.OUTPUT
-_TOLD_EVERY = supervisor.MAX_AHEAD // 16
-"""Bytes between two notes to the supervisor of how far its trainer's output has been read."""
+MAX_AHEAD = 256 * 2**20
+"""Bytes of output that may wait for the service; with more the trainer waits, as with any full pipe."""
 _RUN_DIR_MARK = "TRAINING_RUN_DIR"
 """Beside the task's id in the trainer's environment: a second service on the machine may use the same ids."""
 
@@ -48,7 +48,7 @@ class SupervisedTrainer:
         self._run_dir = run_dir
         self._is_this_boot = record["boot"] == boot_id()
         self._supervisor = Process(*record["supervisor"])
-        self._told = -_TOLD_EVERY
+        self._told = 0
 
     @classmethod
     def find(cls, run_dir: Path) -> Self | None:
@@ -72,6 +72,7 @@ class SupervisedTrainer:
             "env": {**env, **marks},
             "stop_grace_s": grace_s,
             "niceness": TRAINING_NICENESS,
+            "max_ahead": MAX_AHEAD,
         }
         run_dir.mkdir(parents=True, exist_ok=True)
         log = run_dir / "supervisor.log"
@@ -110,7 +111,7 @@ class SupervisedTrainer:
 
     def tell_position(self, position: int) -> None:
         """Let the trainer print on, where it has to wait for whoever reads."""
-        if position - self._told < _TOLD_EVERY:
+        if position - self._told < MAX_AHEAD // 16:
             return
         path = self._run_dir / supervisor.READ
         partial = path.with_suffix(".part")

@@ -4,9 +4,10 @@ A service that has been restarted cannot wait for a trainer that it did not star
 an exit status. So each trainer gets a parent that does nothing else: it writes what the trainer prints to a
 file, and at its end ends what it left running and writes down how it ended. The service only reads files.
 
-Run as `python -I -S supervisor.py RUN_DIR` with the specification as JSON on stdin: `command` (list), `cwd`,
-`env`, `stop_grace_s`, `niceness`. Returns once the supervisor proper, a child, has recorded itself, so nobody
-has to reap it. Standard library only: it must start fast and stay small. In RUN_DIR:
+Run as `python -I -S supervisor.py RUN_DIR` with the specification as JSON on stdin, so that no secret of the
+environment gets to the disk: `command` (list), `cwd`, `env`, `stop_grace_s`, `niceness`, `max_ahead` (bytes of
+output that may wait for the service). Returns once the supervisor proper, a child, has recorded itself, so
+nobody has to reap it. Standard library only: it must start fast and stay small. In RUN_DIR:
 
     supervisor.json  who supervises and, once it runs, who trains; appears once and for good
     output.log       what the trainer printed, stdout and stderr as they came
@@ -33,8 +34,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-MAX_AHEAD = 256 * 2**20
-"""Bytes of output that may wait for the service; with more the trainer waits, as with any full pipe."""
 KILL_AFTER_S = 2.0
 """Between SIGTERM and SIGKILL for what a trainer that has ended left running."""
 RECORD, OUTPUT, READ, EXIT = "supervisor.json", "output.log", "read", "exit.json"
@@ -254,10 +253,10 @@ class Supervisor:
 
     def _is_behind(self) -> bool:
         """Whether the service has so much left to read that the trainer must wait."""
-        if self._written - self._read > MAX_AHEAD:
+        if self._written - self._read > self._spec["max_ahead"]:
             with suppress(OSError, ValueError):
                 self._read = int((self._run_dir / READ).read_bytes())
-        return self._written - self._read > MAX_AHEAD
+        return self._written - self._read > self._spec["max_ahead"]
 
     def _reap(self) -> None:
         with suppress(ChildProcessError):
