@@ -158,9 +158,7 @@ class _Reading:
     def _is_over(self) -> bool:
         is_supervised = self._trainer.is_supervised()
         self._end = self._trainer.exit()  # asked second: it is the last thing that a supervisor writes
-        if self._end is None and not is_supervised:
-            self._trainer.end_leftovers()
-        return self._end is not None or not is_supervised
+        return self._end is not None or (not is_supervised and not self._trainer.end_leftovers())
 
     def _check(self) -> None:
         if self._detached.is_set():

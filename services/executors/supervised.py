@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +48,7 @@ class SupervisedTrainer:
         self._is_this_boot = record["boot"] == boot_id()
         self._supervisor = Process(*record["supervisor"])
         self._told = 0
+        self._ending: Ending | None = None
 
     @classmethod
     def find(cls, run_dir: Path) -> Self | None:
@@ -65,10 +65,11 @@ class SupervisedTrainer:
         Raises:
             TrainingFailed: the supervisor does not start. Whether the trainer does is for `exit` to say.
         """
-        marks = {"TRAINING_TASK_ID": task_id, _RUN_DIR_MARK: str(run_dir.resolve())}
+        run_dir = run_dir.resolve()
+        marks = {"TRAINING_TASK_ID": task_id, _RUN_DIR_MARK: str(run_dir)}
         spec = {
             "command": list(command),
-            "cwd": cwd,
+            "cwd": str(Path(cwd).absolute()),
             "env": {**env, **marks},
             "stop_grace_s": grace_s,
             "niceness": TRAINING_NICENESS,
@@ -120,12 +121,10 @@ class SupervisedTrainer:
             partial.replace(path)
             self._told = position
 
-    def end_leftovers(self) -> None:
-        """End what a supervisor that was killed has left behind. Returns when nothing of it runs."""
-        ending, pause = Ending(supervisor.KILL_AFTER_S), 0.02
-        while self._is_this_boot and ending.step(self._leftovers()):
-            time.sleep(pause)
-            pause = min(2 * pause, 0.5)
+    def end_leftovers(self) -> bool:
+        """End what a supervisor that was killed has left behind, by one step; whether it takes another."""
+        self._ending = self._ending or Ending(supervisor.KILL_AFTER_S)
+        return self._is_this_boot and self._ending.step(self._leftovers())
 
     def _leftovers(self) -> list[Process]:
         """Known by their environment, by the session of the trainer, and as descendants of these."""

@@ -4,10 +4,10 @@ A service that has been restarted cannot wait for a trainer that it did not star
 an exit status. So each trainer gets a parent that does nothing else: it writes what the trainer prints to a
 file, and at its end ends what it left running and writes down how it ended. The service only reads files.
 
-Run as `python -I -S supervisor.py RUN_DIR` with the specification as JSON on stdin, so that no secret of the
-environment gets to the disk: `command` (list), `cwd`, `env`, `stop_grace_s`, `niceness`, `max_ahead` (bytes of
-output that may wait for the service). Returns once the supervisor proper, a child, has recorded itself, so
-nobody has to reap it. Standard library only: it must start fast and stay small. In RUN_DIR:
+Run as `python -I -S supervisor.py RUN_DIR` (an absolute path) with the specification as JSON on stdin, so that
+no secret of the environment gets to the disk: `command` (list), `cwd`, `env`, `stop_grace_s`, `niceness`,
+`max_ahead` (bytes of output that may wait for the service). Returns once the supervisor proper, a child, has
+recorded itself, so nobody has to reap it. Standard library only: it must start fast and stay small. In RUN_DIR:
 
     supervisor.json  who supervises and, once it runs, who trains; appears once and for good
     output.log       what the trainer printed, stdout and stderr as they came
@@ -187,8 +187,10 @@ class Supervisor:
         try:
             self._start()
         except OSError as error:
-            what = f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
-            self._conclude({"start_error": what})
+            self._conclude({"start_error": f"{error.strerror}: {error.filename!r}" if error.filename else str(error)})
+            return
+        except ValueError as error:  # it cannot be encoded for the system
+            self._conclude({"start_error": str(error)})
             return
         while not self._step():
             pass
@@ -256,7 +258,7 @@ class Supervisor:
         if self._written - self._read > self._spec["max_ahead"]:
             with suppress(OSError, ValueError):
                 self._read = int((self._run_dir / READ).read_bytes())
-        return self._written - self._read > self._spec["max_ahead"]
+        return bool(self._written - self._read > self._spec["max_ahead"])
 
     def _reap(self) -> None:
         with suppress(ChildProcessError):
@@ -342,6 +344,7 @@ def main() -> int:
         os.close(report)
         return 0 if os.read(ready, 1) else 1
     os.setsid()
+    os.chdir("/")  # no folder is kept busy
     os.close(ready)
     try:
         supervisor = Supervisor(run_dir, spec)
