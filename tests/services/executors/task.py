@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
 import sys
 import textwrap
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,23 @@ def supervisor_of(run: Run) -> psutil.Process | None:
         return None
 
 
+def wait_until_dead(process: psutil.Process) -> None:
+    """Also of a process that is somebody else's to reap, unlike `Process.wait`."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([descriptor], [], [], PATIENCE_S)[0], process
+    finally:
+        os.close(descriptor)
+
+
 def left_of(run: Run) -> list[psutil.Process]:
     """Every living process of an ended task, by its mark in the environment; the supervisor may just be ending."""
     supervisor = supervisor_of(run)
     if supervisor is not None:
-        with suppress(psutil.TimeoutExpired):
-            supervisor.wait(5)
+        wait_until_dead(supervisor)
     found = []
     for process in psutil.process_iter():
         try:

@@ -23,7 +23,16 @@ from services.executors import process as process_module
 from services.executors import supervised
 from services.executors.base import TRAINING_NICENESS, Detached
 from services.executors.process import ProcessExecutor
-from tests.services.executors.task import PATIENCE_S, TASK_ID, Task, command_run, left_of, python, supervisor_of
+from tests.services.executors.task import (
+    PATIENCE_S,
+    TASK_ID,
+    Task,
+    command_run,
+    left_of,
+    python,
+    supervisor_of,
+    wait_until_dead,
+)
 from trainer.errors import TrainingFailed, TrainingStopped
 
 Start = Callable[..., Task]
@@ -262,7 +271,7 @@ class TestRestart:
         assert isinstance(first.detach(), Detached)
         its_supervisor = supervisor(first)
         (first.current.output_dir / "go").write_text("")
-        its_supervisor.wait(PATIENCE_S)
+        wait_until_dead(its_supervisor)
 
         second = Task(ProcessExecutor(), first.resumed())
         assert failure(second) == ("exit_code_4", "The trainer ended with exit status 4. Its last line: after")
@@ -332,7 +341,7 @@ class TestRestart:
         assert failure(second)[0] == "supervisor_lost"
         assert its_supervisor.is_running(), "that pid is another process's by now"
         its_supervisor.terminate()
-        its_supervisor.wait(PATIENCE_S)
+        wait_until_dead(its_supervisor)
 
     def test_two_services_at_once_start_one_trainer(self, tmp_path: Path, start: Start) -> None:
         run = command_run(tmp_path, ["sh", "-c", "echo x >> started; echo line"])
@@ -347,7 +356,7 @@ class TestOutput:
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(supervised, "MAX_AHEAD", 2**16)
-        first = start("import os\nfor i in range(1_000_000): print(i)\nos.write(1, b'end\\n')")
+        first = start("import os\nfor i in range(200_000): print(i)\nos.write(1, b'end\\n')")
         first.wait_for_line("10")
         first.detach()
         seen = first.position
