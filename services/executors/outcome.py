@@ -15,9 +15,11 @@ _TAIL_LINES = 50
 """Lines before the end in which its cause is looked for."""
 _SHOWN = 500
 """Characters of the last line that a message quotes."""
+_ERROR = "ERROR: "
+"""How `python -m trainer --plain` begins the line that says why it failed."""
 
 _OUT_OF_MEMORY = re.compile(
-    r"^(?:[\w.]+\.)?MemoryError\b"  # Python
+    r"(?:^|\]: )(?:[\w.]+\.)?MemoryError\b"  # Python, torchrun
     r"|\bOutOfMemoryError\b|CUDA(?: error:)? out of memory|can't allocate memory"  # torch
     r"|std::bad_alloc|Cannot allocate memory"  # C++, C
 )
@@ -43,15 +45,16 @@ def conclude(end: Exit, *, output: Path, was_stopped: bool, is_built_in: bool) -
     if end.returncode == 0:
         return
     lines = last_lines(output)
-    last = next((line for line in reversed(lines) if line.strip()), "").strip()[:_SHOWN]
-    reason, what = _reason(end.returncode)
+    last = next((line for line in reversed(lines) if line.strip()), "").strip()
     if is_built_in and end.returncode in REASON_OF_STATUS:
-        raise TrainingFailed(REASON_OF_STATUS[end.returncode], last)
+        said = next((line for line in reversed(lines) if line.startswith(_ERROR)), last)
+        raise TrainingFailed(REASON_OF_STATUS[end.returncode], said.removeprefix(_ERROR))
+    reason, what = _reason(end.returncode)
     if any(_OUT_OF_MEMORY.search(line) for line in lines):
         reason = "out_of_memory"
     elif is_built_in and end.returncode == FAILED:
         reason = "error"
-    raise TrainingFailed(reason, f"{what} Its last line: {last}" if last else f"{what} It printed nothing.")
+    raise TrainingFailed(reason, f"{what} Its last line: {last[:_SHOWN]}" if last else f"{what} It printed nothing.")
 
 
 def _reason(returncode: int) -> tuple[str, str]:
