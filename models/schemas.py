@@ -304,6 +304,37 @@ class ActionResponse(BaseModel):
     task_id: str
 
 
+class ParsingTryRequest(LogReading):
+    """Body of `POST /api/v2/parsing/try`: some lines of a log, and how they would be read."""
+
+    text: str = Field(max_length=1_000_000, description="lines of a log, as printed")
+
+
+class TriedLine(BaseModel):
+    """What one line of the text says."""
+
+    line: int = Field(ge=1, description="its number")
+    metrics: dict[str, int | float | None]
+    step: int | None = None
+    stage: str | None = None
+    rules: list[str] = Field(description="what has read it: own patterns by name, presets, or the kind of line")
+
+
+class RuleUse(BaseModel):
+    """How often a rule has read a line, and what it has cost."""
+
+    rule: str
+    lines: int = Field(description="lines that it has read")
+    microseconds: float = Field(description="time that it took in all, over every line for an own pattern")
+
+
+class ParsingTryResponse(BaseModel):
+    lines: list[TriedLine] = Field(description="lines that say something")
+    unmatched: list[int] = Field(description="numbers of the lines that say nothing")
+    unmatched_definitions: list[str] = Field(description="own patterns that have matched no line")
+    rules: list[RuleUse]
+
+
 class NetworkInfo(BaseModel):
     """One network of `GET /api/v2/models`."""
 

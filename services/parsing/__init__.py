@@ -4,6 +4,9 @@ The log line is the interface between any trainer and this service, so what a li
 here and nowhere else.
 """
 
+from services.parsing.checking import FORMATS, check_reading
 from services.parsing.line_parser import LineParser, ParsedLine
+from services.parsing.memory import Memory
+from services.parsing.trial import try_reading
 
-__all__ = ["LineParser", "ParsedLine"]
+__all__ = ["FORMATS", "LineParser", "Memory", "ParsedLine", "check_reading", "try_reading"]

@@ -8,6 +8,9 @@ pattern is bounded or a single run of one character class, so the time is linear
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+
+from services.parsing.meaning import context_of, meaning_of
 
 _ESCAPE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # control sequence: colours, cursor moves
@@ -16,42 +19,104 @@ _ESCAPE = re.compile(
 )
 """Escape sequences of ECMA-48 (5th edition, section 5.4 and 5.5) and xterm."""
 
-_BLANKS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u200b\ufeff]+")
+_UNPRINTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\ufeff]+")
+_BLANK = re.compile(r"[^\S\t ]")
 
 _HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(0x5E)} | str.maketrans("【】、。", "[],.")
 """Full-width forms (U+FF01 to U+FF5E) and Chinese punctuation, each to the ASCII character it stands for."""
 
 _LEVEL = r"(?:debug|info|notice|warn(?:ing)?|error|critical|fatal)(?!\w)"
-_NAME = r"[\w.-]{1,64}"
+_NAME = r"[A-Za-z_][\w.-]{0,63}"
+_TIME = r"[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]{1,9})?(?:Z|[+-][0-9]{2}:?[0-9]{2})?(?!\w)"
+_DATE = r"(?:[0-9]{4}[-/.])?[0-9]{1,2}[-/.][0-9]{1,2}(?:[T ])(?=[0-9]{1,2}:)"
 
 _PREFIX_PART = re.compile(
-    r"[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}(?=[T ])T?"  # date
-    r"|[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]{1,9})?(?:Z|[+-][0-9]{2}:?[0-9]{2})?(?!\w)"  # time of day
-    r"|\[(?! ?(?:epoch|step)(?!\w))[^\[\]]{1,100}\]"  # [anything], unless it is the message itself
-    rf"|(?:{_NAME}(?: ?[-|:] ?| ))?{_LEVEL}(?::{_NAME}:(?! )| - {_NAME}(?= - ))?"  # name - INFO, INFO:name:
+    rf"(?:{_DATE})?{_TIME}(?! ?[</])"
+    rf"|[IWEF][0-9]{{4}} {_TIME} +[0-9]{{1,9}} [\w./-]{{1,64}}:[0-9]{{1,6}}\]"  # glog
+    rf"|\[(?:{_DATE})?{_TIME}(?: [\w.-]{{1,64}})?\](?::(?=\S))?"
+    r"|\[(?:rank|default|local_rank) ?(?P<rank>[0-9]{1,4})\](?::(?=\S))?"
+    rf"|\[(?:{_LEVEL}|[\w./<>-]{{1,64}}\.py(?::[\w<>]{{1,64}}){{0,3}}|(?P<tag>{_NAME}))\](?::(?=\S))?"
+    rf"|(?:(?P<name>{_NAME})(?: ?[-|:] ?| ))?{_LEVEL}(?: ?:{_NAME}:(?! )| ?[-|] ?{_NAME}(?= ?[-|] ))?"
     r"|[\w./<>-]{1,100}\.py:[0-9]{1,6}(?!\w)"  # file.py:42
-    r"|[\w.<>]{1,64}:[\w<>]{1,64}:[0-9]{1,6}(?= [-|] )"  # module:function:42
-    r"|[^\w\[]+|\[",  # whatever separates or decorates
+    r"|[\w.<>]{1,64}:(?:[\w<>]{1,64}:)?[0-9]{1,6}(?= [-|] )"  # module:function:42
+    r"|[^\w\[({<.\-\u2500-\u257f]+|-(?![0-9.])",  # whatever separates or decorates
     re.IGNORECASE,
 )
+_SOURCE = re.compile(r" ?\| ?([a-z_][\w.]{1,63})(?= \| )", re.IGNORECASE)
+_NTH = re.compile(
+    r"第 ?(?P<count>[0-9]{1,9}) ?(?:/ ?(?P<total>[0-9]{1,9}) ?)?(?P<unit>轮|个?epoch|个?周期|代|步|个?批次|批|次迭代)"
+    r"(?: ?[/,(]? ?共 ?(?P<all>[0-9]{1,9}) ?(?:轮|步|批|个)?\)?)?",
+    re.IGNORECASE,
+)
+_EPOCHS = frozenset({"轮", "epoch", "个epoch", "周期", "个周期", "代"})
 _MAX_PREFIX_PARTS = 16
 
 
-def message_of(line: str) -> str:
-    """The message that a reader sees in `line`: one line of text, single spaces, no logger prefix.
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One line as a reader sees it.
 
-    Of a line that redraws itself with carriage returns, only what is left on the terminal counts.
+    Attributes:
+        text: without the logger's prefix.
+        shown: with it, and with the spaces that align a table.
+        context: `train` or `val`, where the logger's name says so.
+        rank: the process of a distributed training that speaks, or None.
     """
-    text = _ESCAPE.sub("", line).rstrip().rpartition("\r")[2]
-    text = _BLANKS.sub(" ", text.translate(_HALF_WIDTH)).strip()
-    return text[_prefix_length(text) :]
+
+    text: str
+    shown: str
+    context: str | None = None
+    rank: int | None = None
 
 
-def _prefix_length(text: str) -> int:
-    position = 0
+def shown_by_terminal(line: str) -> str:
+    """The text that is left on a terminal: without escape sequences, and of a redrawn line the last drawing.
+
+    Text in front of a run of backspaces stays; what they are there for is to be drawn over.
+    """
+    if "\x1b" in line or "\x9b" in line:
+        line = _ESCAPE.sub("", line)
+    text = line.rstrip(" \t\r\n\x08").rpartition("\r")[2]
+    if not text.isprintable():
+        text = _BLANK.sub(" ", _UNPRINTED.sub("", text))
+    return text if text.isascii() else text.translate(_HALF_WIDTH)
+
+
+def read_message(line: str) -> Message:
+    """`line` without what terminals and loggers put around it."""
+    shown = shown_by_terminal(line)
+    position, context, rank, named = 0, None, None, False
     for _ in range(_MAX_PREFIX_PARTS):
-        part = _PREFIX_PART.match(text, position)
-        if part is None:
-            break
+        part = _SOURCE.match(shown, position) if named else None
+        if part is not None:
+            context = _context_of_name(part[1]) or context
+        else:
+            part = _PREFIX_PART.match(shown, position)
+            if part is None or (part["tag"] and _is_part_of_message(part["tag"])):
+                break
+            if part["rank"]:
+                rank = int(part["rank"])
+            if part["name"]:
+                context = _context_of_name(part["name"]) or context
+            named = named or part[0][-1:].isalpha()
         position = part.end()
-    return position
+    text = shown[position:].rstrip()
+    if "第" in text:
+        text = _NTH.sub(_counter, text)
+    return Message(text, shown, context, rank)
+
+
+def _counter(match: re.Match[str]) -> str:
+    """`第3轮/共10轮` as `epoch 3/10`."""
+    total = match["total"] or match["all"]
+    return f" {'epoch' if match['unit'] in _EPOCHS else 'step'} {match['count']}{f'/{total}' if total else ''} "
+
+
+def _context_of_name(name: str) -> str | None:
+    return None if "." in name else context_of(name)
+
+
+def _is_part_of_message(tag: str) -> bool:
+    """`[Train]`, `[Epoch]`: not a logger's name but a word of the report."""
+    meaning = meaning_of(tag)
+    return meaning is not None

@@ -1,188 +1,190 @@
-"""Reads the native log formats, one line at a time.
+"""Reads the log of one training, one line at a time.
 
-A message is a row of items: a counter (`Epoch [3/10]`, `Step [40/180]`), a keyed value
-(`Train Loss: 0.5`), a rate (`312.4 images/s`) or the end of the training. It must begin with one: that is
-what tells the trainer's own report from a sentence or a configuration dump that happens to hold the
-same words. After that, a field with nothing known in it is stepped over.
+    what is shown -> own patterns -> presets -> record | table | key-value grammar -> names
 
-Every attempt at an item looks at a bounded number of characters and the position only moves forward,
-so the time is linear in the line whatever it holds.
+The first that can read a line reads it: structured lines and tables say more surely what they hold than
+words do. Whatever a line holds, the time is linear in its first `MAX_LINE` characters.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
-from models.schemas import Stage
-from services.parsing.cleaning import message_of
-from services.parsing.values import NUMBER, read_duration, read_number, read_top_k
-from services.parsing.vocabulary import (
-    ENDINGS,
-    EPOCH_EVENTS,
-    PHRASES,
-    RATE_UNITS,
-    STAGE_PRECEDENCE,
-    SYNONYMS,
-    Meaning,
-    ValueKind,
-)
+from models.schemas import MetricDefinition, Stage
+from services.parsing.cleaning import Message, read_message
+from services.parsing.events import announces_completion, epoch_event, evaluates, phase_announced
+from services.parsing.grammar import behind_a_bar, may_report, read_grammar
+from services.parsing.memory import Header, Memory
+from services.parsing.names import name_metrics
+from services.parsing.patterns import Found, Pattern, compile_definitions
+from services.parsing.presets import presets_of
+from services.parsing.presets.base import Preset
+from services.parsing.records import read_record, record_in
+from services.parsing.report import Number, Report
+from services.parsing.sentences import read_sentences
+from services.parsing.stages import stage_of
+from services.parsing.tables import may_be_header, read_header, read_row
+from services.parsing.values import may_hold_numbers
+from services.parsing.vocabulary import VAL
 
-_COUNTER = re.compile(
-    r"(?:(?P<epoch>epoch)|step) ?:? ?[\[(]? ?([0-9]{1,9}) ?/ ?([0-9]{1,9})(?!\w|[./:][0-9])(?: ?[\])])?", re.IGNORECASE
-)
-_EVENT = re.compile(r"[ :,-]{0,3}([a-z]{1,20})(?!\w)", re.IGNORECASE)
-_KEY = re.compile(r"([a-z][a-z0-9_ -]{0,60}?) ?: ?", re.IGNORECASE)
-_RATE = re.compile(  # not the tail of .5, -5 or 1,312
-    rf"(?<![\w.+-])(?<![0-9],)({NUMBER}) ?(?:{'|'.join(map(re.escape, RATE_UNITS))})(?!\w)", re.IGNORECASE
-)
-_ENDING = re.compile(rf"(?:{'|'.join(ENDINGS)})(?= ?[^\w ]| (?:in|after)(?!\w)|$)", re.IGNORECASE)
-_WORD = re.compile(r"\w")
-_NEXT_FIELD = re.compile(r"[,;|]| - ")
+MAX_LINE = 65_536
+"""Characters of a line that are read."""
+
+AUTO, NONE = "auto", "none"
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedLine:
     """What one line says.
 
-    `metrics` may hold NaN and infinities, as printed. `step` counts within the epoch, as printed. `stage` is
-    a `models.schemas.Stage` value, or None when this line says nothing about it.
+    Attributes:
+        metrics: values as printed, NaN and infinities too; with any of them, the epoch they belong to.
+        step: as printed, within the epoch or the training.
+        stage: a `models.schemas.Stage` value, or None when the line says nothing about it.
+        percents: names of the metrics that were printed with a percent sign.
+        rules: what has read the line, for a person who asks why.
+        rank: the process of a distributed training that has printed it, or None where the line does not say.
     """
 
-    metrics: dict[str, int | float]
+    metrics: dict[str, Number]
     step: int | None
     stage: str | None
+    percents: frozenset[str] = field(default=frozenset(), compare=False)
+    rules: tuple[str, ...] = field(default=(), compare=False)
+    rank: int | None = field(default=None, compare=False)
 
 
 class LineParser:
     """Remembers, for one task, where its training is: most lines do not repeat their epoch.
 
     One parser serves one task and one thread at a time. `parse` never raises.
+
+    Args:
+        definitions: the user's own patterns, which win over everything that is known here.
+        log_format: `auto`, `none` for own patterns only, or the name of the one preset to use.
+        memory: of an earlier parser of the same log, to read on where that has stopped.
+
+    Raises:
+        ValueError: a definition or the format cannot be used; `check_reading` says why.
     """
 
-    def __init__(self) -> None:
-        self.epoch: int | None = None
-        self.total_epochs: int | None = None
-        self.stage: str | None = None
+    def __init__(
+        self, definitions: Sequence[MetricDefinition] = (), log_format: str = AUTO, memory: Memory | None = None
+    ) -> None:
+        self._patterns: tuple[Pattern, ...] = compile_definitions(definitions)
+        self._knows_formats = log_format != NONE
+        self._presets: tuple[Preset, ...] = presets_of(log_format)
+        self.memory = memory or Memory(unmatched=tuple(range(len(self._patterns))))
+
+    @property
+    def lines(self) -> int:
+        """How many lines have been read."""
+        return self.memory.lines
+
+    def unmatched(self) -> tuple[str, ...]:
+        """Labels of the own patterns that have matched no line so far."""
+        return tuple(self._patterns[index].label for index in self.memory.unmatched if index < len(self._patterns))
 
     def parse(self, line: str) -> ParsedLine:
-        """Metrics, step and stage of `line`; a line with metrics also carries the epoch it belongs to."""
-        report = _read(message_of(line))
-        if report.epoch is not None:
-            self.epoch, self.total_epochs = report.epoch
-        stage = report.stage()
-        if stage is not None:
-            self.stage = stage
-        metrics: dict[str, int | float] = {}
-        if report.epoch is not None or report.metrics:
-            if self.epoch is not None and self.total_epochs is not None:
-                metrics = {"epoch": self.epoch, "total_epochs": self.total_epochs}
-            metrics |= report.metrics
-        return ParsedLine(metrics, report.step, stage)
+        """Metrics, step and stage of `line`."""
+        message = read_message(line[:MAX_LINE])
+        own = {index: found for index, pattern in enumerate(self._patterns) if (found := pattern.read(message.shown))}
+        report, header = self._read(message) if self._knows_formats and message.text else (Report(), self.memory.header)
+        return self._conclude(report, list(own.values()), header, message.rank, matched=own.keys())
 
+    def _read(self, message: Message) -> tuple[Report, Header]:
+        """What the line says, and the header of the table that goes on below it."""
+        behind = behind_a_bar(message.text)
+        if behind is not None:
+            message = read_message(behind)
+        text, header = message.text, self.memory.header
+        new_header = read_header(message.shown) if may_be_header(text) else None
+        if new_header is not None:
+            return Report(rules=["table header"]), new_header
+        report = self._read_values(message) or Report()
+        if may_hold_numbers(text) and message.context != VAL:
+            read_sentences(text, report)
+        report.context = report.context or (VAL if evaluates(text) else message.context)
+        self._read_words(text, report)
+        return report, header
 
-@dataclass(slots=True)
-class _Report:
-    """What has been read of a message so far."""
-
-    metrics: dict[str, int | float] = field(default_factory=dict)
-    epoch: tuple[int, int] | None = None
-    step: int | None = None
-    event: Stage | None = None
-    """What the line announces; decides over the stages of the metrics it holds."""
-    stages: set[Stage | None] = field(default_factory=set)
-
-    def stage(self) -> Stage | None:
-        return self.event or next((stage for stage in STAGE_PRECEDENCE if stage in self.stages), None)
-
-    def add(self, meaning: Meaning, value: float) -> None:
-        """Of a metric that a line prints twice, the first value stands."""
-        for name in meaning.names:
-            self.metrics.setdefault(name, value)
-        self.stages.add(meaning.stage)
-
-
-def _read(message: str) -> _Report:
-    report = _Report()
-    position = 0
-    while True:
-        end = _read_item(message, position, report)
-        if end is None:
-            if position == 0:
+    def _read_values(self, message: Message) -> Report | None:
+        text = message.text
+        for preset in self._presets:
+            report = preset.read(text)
+            if report is not None:
+                report.rules.append(f"preset: {preset.name}")
                 return report
-            separator = _NEXT_FIELD.search(message, position)
-            if separator is None:
+        record = record_in(text)
+        if record is not None:
+            return read_record(*record)
+        if not may_hold_numbers(text):
+            return None
+        if self.memory.header:
+            report = read_row(message.shown, self.memory.header)
+            if report is not None:
                 return report
-            end = separator.end()
-        word = _WORD.search(message, end)
-        if word is None:
+        return self._planned(read_grammar(text)) if may_report(text) else None
+
+    def _planned(self, report: Report | None) -> Report | None:
+        """A progress bar of nothing but steps is the training's if its total is; anything may draw a bar."""
+        if report is None or not report.is_bar or report.observes_more_than("eta") or report.epoch is not None:
             return report
-        position = word.start()
+        return report if report.total_steps is not None and report.total_steps == self.memory.planned_steps else None
+
+    def _read_words(self, text: str, report: Report) -> None:
+        words = report.message or text
+        if announces_completion(words):
+            report.event = None if report.context == VAL else Stage.COMPLETED
+        elif report.epoch is not None and report.event is None:
+            report.event = epoch_event(words)
+            if report.event is not None and report.context == VAL and not report.observations:
+                report.epoch = report.total_epochs = report.event = None  # the evaluation counts its own epochs
+        elif report.is_empty:
+            report.phase = phase_announced(words)
+        if report.event or report.phase:
+            report.rules.append("words")
+
+    def _conclude(
+        self, report: Report, own: list[Found], header: Header, rank: int | None, *, matched: Collection[int]
+    ) -> ParsedLine:
+        before = self.memory
+        if before.is_closed and report.opens_with_count and report.epoch is None:
+            report.context = report.context or VAL  # a second summary of one epoch
+        if report.total_steps is not None and (report.step, report.total_steps) == (before.epoch, before.total_epochs):
+            report.step = report.total_steps = None  # it counts the epochs once more
+        if report.is_setting and before.epoch is None and before.step is None:
+            report.observations.clear()
+        named, percents = name_metrics(report, before)
+        if report.is_record and report.epoch is None and report.step == before.epoch != before.step and named:
+            report.step_is_epoch(unless=any(name.startswith("train_") for name in named))
+        for found in own:
+            report.place(found.places)
+            named |= found.metrics
+            percents |= found.percents
+        after = before.after(report, named, header, matched)
+        if report.is_bar:
+            stale = dict(after.stale_values)
+            named = {name: value for name, value in named.items() if stale.get(name) != value}
+        stage = stage_of(report, named, is_completed=before.is_completed)
+        self.memory = after.at(stage)
+        metrics = {**_place(report, named, after), **named}
+        return ParsedLine(metrics, report.step, stage, percents & metrics.keys(), _rules(report, own), rank)
 
 
-def _read_item(message: str, position: int, report: _Report) -> int | None:
-    """Add the item at `position` to `report` and return where it ends, or None where there is none."""
-    counter = _COUNTER.match(message, position)
-    if counter is not None:
-        return _read_counter(message, counter, report)
-    ending = _ENDING.match(message, position)
-    if ending is not None:
-        report.event = Stage.COMPLETED
-        return ending.end()
-    rate = _RATE.match(message, position)
-    if rate is not None:
-        report.metrics.setdefault("throughput", float(rate[1]))
-        return rate.end()
-    return _read_keyed(message, position, report)
+def _place(report: Report, named: dict[str, Number], memory: Memory) -> dict[str, Number]:
+    """Where the training is, as a line with metrics says it."""
+    place: dict[str, Number | None] = {}
+    if named or report.has_counter:
+        place = {"epoch": memory.epoch, "total_epochs": memory.total_epochs}
+    if report.total_epochs is not None:
+        place["total_epochs"] = report.total_epochs
+    place |= {"total_steps": report.total_steps, "best_epoch": report.best_epoch}
+    if report.samples is not None:
+        place |= {"samples_seen": report.samples[0], "total_samples": report.samples[1]}
+    return {name: value for name, value in place.items() if value is not None}
 
 
-def _read_counter(message: str, counter: re.Match[str], report: _Report) -> int:
-    count, total = int(counter[2]), int(counter[3])
-    end = counter.end()
-    if counter["epoch"] is None:
-        report.step = count
-        report.metrics["total_steps"] = total
-        report.stages.add(Stage.TRAINING)
-        return end
-    report.epoch = (count, total)
-    event = _EVENT.match(message, end)
-    if event is not None and event[1].lower() in EPOCH_EVENTS:
-        report.event = EPOCH_EVENTS[event[1].lower()]
-        return event.end()
-    if counter.start() == 0 and _WORD.search(message, end) is None:
-        report.event = Stage.EPOCH_START
-    return end
-
-
-def _read_keyed(message: str, position: int, report: _Report) -> int | None:
-    """A known key is an item even where its value cannot be read: the rest of the line still can."""
-    key = _KEY.match(message, position)
-    if key is None:
-        return None
-    meaning = PHRASES.get(_canonical(key[1]))
-    if meaning is None:
-        return None
-    if meaning.kind is ValueKind.TOP_K:
-        return _read_top_k(message, key.end(), meaning, report)
-    read_value = read_duration if meaning.kind is ValueKind.DURATION else read_number
-    found = read_value(message, key.end())
-    if found is None:
-        return key.end()
-    value, end = found
-    report.add(meaning, value)
-    return end
-
-
-def _read_top_k(message: str, position: int, meaning: Meaning, report: _Report) -> int:
-    found = read_top_k(message, position)
-    if found is None:
-        return position
-    accuracies, end = found
-    for k, accuracy in accuracies.items():
-        report.add(replace(meaning, names=tuple(name.format(k=k) for name in meaning.names)), accuracy)
-    return end
-
-
-def _canonical(key: str) -> str:
-    words = key.lower().replace("_", " ").replace("-", " ").split()
-    return " ".join(SYNONYMS.get(word, word) for word in words)
+def _rules(report: Report, own: Sequence[Found]) -> tuple[str, ...]:
+    return (*(f"own: {found.label}" for found in own), *report.rules)

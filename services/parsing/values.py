@@ -1,55 +1,161 @@
-"""The values that follow a key: numbers, durations, top-k tables.
+"""The numbers of a message, each with its unit and the text before it.
 
-A wrong number is worse than none. A number must therefore be the whole word: `1.2.3`, `0.52abc`,
-`1,234` and `3/10` hold none, and neither does one with more digits than a double can need.
+A wrong number is worse than none. A number must therefore be the whole word, but for a unit: `1.2.3`,
+`0.52abc`, `224x224` and `resnet18` hold none. Every number begins where the one before has ended, so the
+time is linear in the message.
 """
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import islice
 
-NUMBER = (
-    r"(?:[+-]?(?:[0-9]{1,320}(?:\.[0-9]{0,320})?|\.[0-9]{1,320})(?:e[+-]?[0-9]{1,5})?|[+-]?(?:inf(?:inity)?|nan))"
-    r"(?!\w|\.\w|[,:/-][0-9])"
+from services.parsing.vocabulary import RATE_UNITS
+
+MAX_NUMBERS = 400
+"""Numbers of a line that are looked at."""
+
+_DIGITS = 320
+"""No double needs more before its point."""
+
+
+class Kind(Enum):
+    NUMBER = auto()
+    COUNT = auto()
+    """`3/10`, `3 of 10`: a count and its total."""
+    CLOCK = auto()
+    """`0:01:05`, `1 day, 16:44:26`, `1m 5s`: seconds."""
+    OTHER = auto()
+    """Holds the place of what is a number of something else: a version, a size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A number and its place: `gap` is all text since the number before."""
+
+    gap: str
+    kind: Kind
+    number: float
+    total: float | None = None
+    unit: str = ""
+    is_whole: bool = False
+
+    @property
+    def is_percent(self) -> bool:
+        return self.unit == "%"
+
+    @property
+    def is_rate(self) -> bool:
+        return self.unit in RATE_UNITS
+
+
+_EXPONENT = r"(?:e[+-]?[0-9]{1,5})?"
+_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_NUMBER = rf"[+-]?{_WHOLE}(?:\.[0-9]*)?{_EXPONENT}|[+-]?\.[0-9]+{_EXPONENT}"
+_DAYS, _HOURS, _MINUTES = r"[0-9]{1,6} ?d ?", r"[0-9]{1,6} ?h ?", r"[0-9]{1,6} ?m(?:in)? ?"
+_SPAN = (
+    rf"(?:{_DAYS})?(?:{_HOURS})?{_MINUTES}[0-9]{{1,6}}(?:\.[0-9]{{1,9}})? ?s(?:ec)?"
+    rf"|{_DAYS}{_HOURS}(?:{_MINUTES})?|{_HOURS}(?:{_MINUTES})?"
 )
-"""A decimal, scientific or non-finite number. Needs re.IGNORECASE."""
-
-_NUMBER = re.compile(rf"({NUMBER})%?", re.IGNORECASE)
-_CLOCK = re.compile(r"(?:([0-9]{1,5}) days?,? )?([0-9]{1,5}):([0-9]{2}):([0-9]{2}(?:\.[0-9]{1,9})?)(?![\w:])")
-_UNITS = re.compile(
-    r"(?:([0-9]{1,5}) ?d ?)?(?:([0-9]{1,5}) ?h ?)?(?:([0-9]{1,5}) ?m(?:in)? ?)?"
-    r"(?:([0-9]{1,9}(?:\.[0-9]{1,9})?) ?s(?:ec)?)?(?!\w| ?[0-9])",
+_VALUE = re.compile(
+    r"(?<![\w@.#-])(?:"
+    r"(?:(?P<days>[0-9]{1,5}) days?,? ?)?"
+    r"(?P<clock>[0-9]{1,5}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?)(?![\w:]|\.[0-9])|"
+    rf"(?P<span>{_SPAN})(?<! )(?![\w/])|"
+    r"(?P<count>[0-9]{1,12}) ?(?:/|of|out of) ?(?P<total>[0-9]{1,12})(?![\w/]|[.:][0-9])|"
+    rf"(?P<number>{_NUMBER}|[+-]?(?:nan|inf(?:inity)?)(?!\w))"
+    r"(?: ?(?P<unit>%|(?:[a-z]{1,12}(?:/[a-z]{1,12})?)?/(?:s|sec|second)(?!\w))"
+    r"|(?P<letters>[a-zµ\u4e00-\u9fff][\w/]*))?"
+    r"(?P<rest>[./:,_-][0-9][\w.:-]*)?"
+    r")",
     re.IGNORECASE,
 )
-_SECONDS = (86_400, 3_600, 60, 1)
-
-_TABLE = re.compile(r"\{([^{}]{1,2000})\}")
-_TOP_K = re.compile(
-    rf"(?<!\w)['\"]?top[-_ ]?([0-9]{{1,4}})['\"]? ?: ?(?:[\w.]{{1,40}}\()?({NUMBER})",  # 1.0, np.float64(1.0)
-    re.IGNORECASE,
+_SPAN_PART = re.compile(r"([0-9.]+) ?([dhms])", re.IGNORECASE)
+_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
+_KNOWN_LETTERS = frozenset(
+    [
+        "s",
+        "sec",
+        "secs",
+        "seconds",
+        "ms",
+        "us",
+        "m",
+        "min",
+        "mins",
+        "h",
+        "g",
+        "gb",
+        "gib",
+        "mb",
+        "mib",
+        "m",
+        "k",
+        "kb",
+        "秒",
+        "分",
+        "个",
+        "张",
+        "轮",
+        "ms/step",
+        "s/step",
+        "us/step",
+        "it/s",
+        "s/it",
+        "ms/it",
+    ]
 )
+_HAS_NUMBER = re.compile(r"(?<![a-z_])[0-9]|nan(?!\w)|inf(?!\w)", re.IGNORECASE)
 
 
-def read_number(text: str, position: int) -> tuple[float, int] | None:
-    """The number at `position`, as printed, and where it ends; a percent sign is stepped over."""
-    match = _NUMBER.match(text, position)
-    return (float(match[1]), match.end()) if match else None
+def may_hold_numbers(text: str) -> bool:
+    return _HAS_NUMBER.search(text) is not None
 
 
-def read_duration(text: str, position: int) -> tuple[float, int] | None:
-    """Seconds of `12s`, `1m 5s`, `1h 2m`, `0:01:05` or `1 day, 16:44:26`, and where it ends.
+def values_of(text: str) -> tuple[list[Value], str]:
+    """The numbers of `text` in order, and the text behind the last one."""
+    found: list[Value] = []
+    end = 0
+    for match in islice(_VALUE.finditer(text), MAX_NUMBERS):
+        found.append(_value(text[end : match.start()], match))
+        end = match.end()
+    return found, text[end:]
 
-    A bare number and `5:30` say no unit, and are no duration.
-    """
-    match = _CLOCK.match(text, position) or _UNITS.match(text, position)
-    if match is None or not any(match.groups()):
+
+def _value(gap: str, match: re.Match[str]) -> Value:
+    if match["clock"]:
+        return Value(gap, Kind.CLOCK, 86_400 * float(match["days"] or 0) + seconds_of_clock(match["clock"]))
+    if match["span"]:
+        return Value(
+            gap, Kind.CLOCK, sum(float(n) * _SECONDS[unit.lower()] for n, unit in _SPAN_PART.findall(match["span"]))
+        )
+    if match["count"]:
+        return Value(gap, Kind.COUNT, float(match["count"]), float(match["total"]), is_whole=True)
+    letters = (match["letters"] or "").lower()
+    if match["rest"] or (letters and letters not in _KNOWN_LETTERS):
+        return Value(gap, Kind.OTHER, math.nan)
+    text = match["number"].replace(",", "")
+    if len(text) > _DIGITS:
+        return Value(gap, Kind.OTHER, math.nan)
+    unit = letters or (match["unit"] or "").lower()
+    return Value(gap, Kind.NUMBER, float(text), unit=unit, is_whole=text.isdecimal())
+
+
+def seconds_of_clock(text: str) -> float:
+    """`1:02:03` is hours, minutes and seconds; `02:03` minutes and seconds."""
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = seconds * 60 + float(part)
+    return seconds
+
+
+def read_number(text: str) -> float | None:
+    """The number that `text` is, as a structured value or a cell may write it."""
+    text = text.strip()
+    match = _VALUE.fullmatch(text)
+    if match is None or match["number"] is None or match["rest"] or match["letters"] or len(text) > _DIGITS:
         return None
-    return sum(float(part) * unit for part, unit in zip(match.groups("0"), _SECONDS, strict=True)), match.end()
-
-
-def read_top_k(text: str, position: int) -> tuple[dict[int, float], int] | None:
-    """`{'top1': 78.92, 'top5': 96.78}` at `position` as {k: accuracy}, and where it ends."""
-    table = _TABLE.match(text, position)
-    if table is None:
-        return None
-    return {int(k): float(accuracy) for k, accuracy in _TOP_K.findall(table[1])}, table.end()
+    return float(match["number"].replace(",", ""))

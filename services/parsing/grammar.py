@@ -1,0 +1,329 @@
+"""Reads what is written as `key: value`, `key=value` or `key value`, and the counters between them.
+
+A message is a row of numbers. What each one is, the text before it says (`keys.py`); what that means
+may depend on the labels further left and on the brackets around it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from services.parsing.keys import Key, key_of
+from services.parsing.meaning import Meaning
+from services.parsing.report import Report
+from services.parsing.values import Kind, Value, values_of
+from services.parsing.vocabulary import OF_NO_SET, SETTINGS
+
+_PERCENT_BAR = re.compile(
+    r":? ?[0-9]{1,3}%\|[^|]{0,400}\| ?(?P<done>[0-9]{1,12})/(?P<total>[0-9]{1,12}) ?"
+    r"\[[0-9:]{1,12}<(?P<left>[0-9:?]{1,12}|[0-9]{1,4} days?, [0-9:]{1,12}), ?"
+    r"[^,\]]{0,40}(?:, ?)?(?P<rest>[^\]]{0,4000})\]?"
+)
+"""tqdm's bar with counts: `Epoch 1:  50%|#### | 3/6 [00:01<00:01, 2.1it/s, loss=0.5]`."""
+_OTHER_BAR = re.compile(
+    r"[0-9.]{1,12}[A-Za-z]?%?\|[^|]{0,400}\|[^\[]{0,60}\[[0-9:?]{1,12}<?|\[[0-9:]{1,12}, [^\]]{0,40}(?:it|B)/s"
+)
+"""A bar that counts something else: bytes, or nobody knows how many."""
+_DRAWN = re.compile(r"\[[=>.#\- ]{6,}\]|[█▉▊▋▌▍▎▏░▒▓━─╸╺═]{3,}|[=#>]{8,}")
+_LOGGED_BEHIND = re.compile(r"\][^\[\]]{0,80}?(?=[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})")
+
+_SAMPLES = re.compile(r"train(?:ing)? epoch:? [0-9]{1,9} \[", re.IGNORECASE)
+"""In this form of counter, `Train Epoch: 1 [640/60000 (1%)]`, the bracket counts images."""
+_OTHER_REPORT = re.compile(
+    r"\b(?:namespace|config(?:uration)?s?|args|arguments|hyper-?param\w*|resum(?:e|ed|ing)|load(?:ed|ing)|restor(?:e|ed|ing)"
+    r"|usage|gflops|scanning|early ?stopping counter|(?-i:\w{0,40}(?:Warning|Error|Exception)))\b"
+    r"|File \"|\bclass (?!acc)\w+|类别",
+    re.IGNORECASE,
+)
+_FILE = re.compile(
+    r"(?<![^\s'\"(])[^\s'\"]{1,400}\.(?:ckpt|pth|pt|h5|keras|pkl|bin|safetensors|tar|onnx|json|ya?ml|txt|log|png|jpe?g|cache)(?!\w)",
+    re.IGNORECASE,
+)
+"""Names of files hold numbers of their own: `epoch=0-val_acc=0.56.ckpt`."""
+_MAX_NAMED = 64
+_MEASURED = frozenset({"loss", "acc", "score", "f1", "precision", "recall", "mAP", "map50", "ppl"})
+
+
+_HINT = re.compile(
+    r"epoch|step|iter|batch|loss|acc|prec|recall|f1|map|lr|learn|eta|/s|score|metric|best|train|val|test|ppl|perplex|ent|ips"
+    r"|tps|损失|率|轮|精度|\[[0-9]|[0-9]%\|",
+    re.IGNORECASE,
+)
+
+
+def may_report(text: str) -> bool:
+    """Whether `text` has any word that a report needs. Most lines of most logs have none."""
+    return _HINT.search(text) is not None
+
+
+def behind_a_bar(text: str) -> str | None:
+    """The logger's line that was written behind a progress bar without a line's end, and hides it."""
+    behind = _LOGGED_BEHIND.search(text) if "]" in text else None
+    return None if behind is None else text[behind.end() :]
+
+
+def read_grammar(text: str) -> Report | None:
+    """The report that `text` is, or None where it is a sentence, a setting or something else with numbers."""
+    is_bar, drawn = False, 0
+    text = _FILE.sub(" ", text)
+    bar = _PERCENT_BAR.search(text)
+    if bar is not None:
+        desc, behind = text[: bar.start()], text[bar.end() :]
+        count = "epoch" if _names_epochs(desc) else "step"
+        text = f"{desc}, {count} {bar['done']}/{bar['total']}, {bar['rest']}"
+        if count == "step" and "?" not in bar["left"]:
+            text = f"{desc}, {count} {bar['done']}/{bar['total']}, eta {bar['left']}, {bar['rest']}"
+        if behind.strip():
+            text += f", {behind}"
+        is_bar = True
+    elif _OTHER_BAR.search(text):
+        return None
+    else:
+        text, drawn = _DRAWN.subn("  ", text)
+    if _OTHER_REPORT.search(text):
+        return None
+    values, rest = values_of(text)
+    report = Report(is_bar=is_bar, rules=["key value"])
+    keys = [key_of(value.gap) for value in values]
+    if _is_settings(keys):
+        return None
+    _Reader(report, text, values, keys, rest, is_drawn=drawn > 0).read()
+    return report if _is_report(report) else None
+
+
+def _names_epochs(desc: str) -> bool:
+    return desc.strip(" :[]").lower().endswith(("epoch", "epochs"))
+
+
+def _is_settings(keys: list[Key]) -> bool:
+    return sum(key.name in SETTINGS for key in keys) > 1
+
+
+def _is_report(report: Report) -> bool:
+    """A learning rate or a memory size alone may be a setting; beside a counter or a loss it is not."""
+    if any(each.meaning.metric in _MEASURED for each in report.observations):
+        return True
+    known = [each for each in report.observations if each.meaning.metric is not None]
+    return report.has_counter or (len(known) == len(report.observations) > 0)
+
+
+_NO_KEY = key_of("")
+
+
+class _Reader:
+    """One pass over the numbers of a line."""
+
+    def __init__(
+        self, report: Report, text: str, values: list[Value], keys: list[Key], rest: str, *, is_drawn: bool
+    ) -> None:
+        self.is_drawn = is_drawn
+        self.report = report
+        self.values = values
+        self.keys = keys
+        self.rest = rest
+        self.counts_samples = _SAMPLES.match(text) is not None
+        self.context: str | None = None
+        self.labelled: frozenset[str] = frozenset()
+        self.key = _NO_KEY
+        self.last_metric: str | None = None
+        self.ratio = Meaning("acc")
+        self.last: str = ""
+        """What the number before was: epoch, step, value, or nothing that others go with."""
+
+    def read(self) -> None:
+        bare: list[tuple[Meaning, Value]] = []
+        named: list[tuple[str, Value]] = []
+        for index, (value, key) in enumerate(zip(self.values, self.keys, strict=True)):
+            self.key = key
+            if key.context:
+                self.context = key.context
+            self.labelled |= key.statistics
+            if key.is_blank:
+                self._read_blank(index, value, key)
+                continue
+            meaning = key.meaning
+            self.last = ""
+            if value.is_rate and value.kind is Kind.NUMBER:
+                self._observe(Meaning("throughput"), value)
+            elif meaning is None:
+                if key.name is not None and value.kind is Kind.NUMBER:
+                    named.append((key.name, value))
+            elif meaning.metric in ("epoch", "step"):
+                self._read_counter(meaning, value)
+            elif meaning.metric is None:
+                self._read_context(index, meaning, value, bare)
+            else:
+                self._read_measured(meaning, value)
+        self._read_bare(bare)
+        if self.report.observations or self.report.has_counter:
+            for name, value in named[:_MAX_NAMED]:
+                if name not in SETTINGS:
+                    self.report.observe(Meaning(None, self.context), value.number, name=name)
+        if not self.report.observations:
+            self.report.context = self.context
+        self.report.is_averaged = "avg" in self.labelled
+
+    def _read_blank(self, index: int, value: Value, key: Key) -> None:
+        """A number without a key of its own: a bracketed counter, a running mean, a percentage, a rate."""
+        report = self.report
+        if value.kind is Kind.COUNT:
+            if self.is_drawn and key.is_bare and key.opens != "(" and report.step is None:
+                self._set_step(value)
+            elif self.last == "epoch" or (key.context and key.opens == "[") or (index == 0 and self._leads(key)):
+                report.opens_with_count = index == 0 and not key.context
+                self._set_step(value)
+                self.last = "step"
+        elif value.is_rate:
+            self._observe(Meaning("throughput"), value)
+        elif key.opens == "(" and self.last == "ratio" and value.is_percent:
+            self._observe(self.ratio, value)
+        elif key.is_best and self.last_metric == "acc" and value.kind is Kind.NUMBER:
+            self._observe(Meaning("acc", statistics=frozenset({"best"})), value)
+        elif self._is_average(index, value, key):
+            if report.observations[-1].average is None:
+                report.observations[-1].average = value.number
+            self.last = ""
+        elif value.kind is Kind.NUMBER and value.is_whole and self._is_plain_step(index, key):
+            report.step = int(value.number)
+            self.last = "step"
+
+    def _is_average(self, index: int, value: Value, key: Key) -> bool:
+        behind = self.values[index + 1].gap if index + 1 < len(self.values) else self.rest
+        is_alone = key.opens == "(" and behind.lstrip().startswith(")")
+        return is_alone and self.last == "value" and value.kind is Kind.NUMBER and not value.unit
+
+    def _leads(self, key: Key) -> bool:
+        """A count that opens the line is the step: `16/16 - 1s - loss: 0.5`."""
+        return key.is_bare and len(self.values) > 1
+
+    def _is_plain_step(self, index: int, key: Key) -> bool:
+        """`Epoch [1][50]`; `[10] train-loss:0.5` and `[10] valid_0's auc: 0.5`, which are rounds of boosting."""
+        if self.last == "epoch":
+            return key.opens == "[" and self.report.step is None
+        following = self.keys[1:2]
+        is_first = index == 0 and key.opens == "["
+        return is_first and bool(following) and self.values[1].gap.startswith("]") and not following[0].is_blank
+
+    def _read_counter(self, meaning: Meaning, value: Value) -> None:
+        if meaning.context:
+            self.context = meaning.context
+        if value.kind not in (Kind.NUMBER, Kind.COUNT) or value.unit or value.number < 0:
+            return
+        report = self.report
+        if meaning.metric == "step" and self.key.is_phrase and report.epoch is not None and "global" in value.gap:
+            report.observe(Meaning(None), value.number, name="global_step")  # counts on through the epochs
+            return
+        if meaning.metric == "step":
+            if value.is_whole and report.step is None:
+                self._set_step(value)
+                self.last = "step"
+            return
+        if "best" in meaning.statistics or "best" in self.labelled or self._has_best():
+            report.best_epoch = value.number
+            return
+        if report.epoch is not None:
+            return
+        report.epoch = int(value.number) if value.is_whole else value.number
+        if report.opens_with_count and report.step == report.epoch and value.total is None:
+            report.total_epochs, report.step, report.total_steps = report.total_steps, None, None  # 1/10 * Epoch 1
+            report.opens_with_count = False
+        if value.total is not None:
+            report.total_epochs = int(value.total)
+        self.last = "epoch"
+
+    def _has_best(self) -> bool:
+        return any("best" in each.meaning.statistics for each in self.report.observations)
+
+    def _read_context(self, index: int, meaning: Meaning, value: Value, bare: list[tuple[Meaning, Value]]) -> None:
+        """`Train: 0 [ 10/50]` and `Test: [10/50]` are counters; `Train: 0.9, Val: 0.8` are accuracies."""
+        if value.kind is Kind.NUMBER and not self._is_followed_by_count(index):
+            bare.append((meaning, value))
+            return
+        self.context = meaning.context
+        if value.kind is Kind.COUNT and self._is_followed_by_count(index) and self.report.epoch is None:
+            self.report.epoch, self.report.total_epochs = int(value.number), int(value.total or 0)
+            self.last = "epoch"
+        elif value.kind is Kind.COUNT:
+            self._set_step(value)
+            self.last = "step"
+        elif value.is_whole:
+            if self.report.epoch is None:
+                self.report.epoch = int(value.number)
+            self.last = "epoch"
+
+    def _is_followed_by_count(self, index: int) -> bool:
+        if index + 1 >= len(self.values):
+            return False
+        key, value = self.keys[index + 1], self.values[index + 1]
+        return key.is_blank and key.opens == "[" and value.kind is Kind.COUNT
+
+    def _read_bare(self, bare: list[tuple[Meaning, Value]]) -> None:
+        if len({meaning.context for meaning, _ in bare}) > 1:
+            for meaning, value in bare:
+                if value.kind is Kind.NUMBER and not value.is_whole:
+                    self._observe(replace(meaning, metric="acc"), value)
+
+    def _read_measured(self, meaning: Meaning, value: Value) -> None:
+        metric = meaning.metric
+        if metric in ("total_epochs", "total_steps"):
+            if value.is_whole:
+                setattr(self.report, metric, int(value.number))
+            return
+        if metric == "eta":
+            if value.kind is Kind.CLOCK or (value.kind is Kind.NUMBER and value.unit in _SECONDS):
+                self._observe(meaning, replace(value, number=value.number * _SECONDS.get(value.unit, 1.0)))
+            return
+        if metric == "acc" and value.kind is Kind.COUNT:  # Accuracy: 9500/10000 (95%)
+            self.last = "ratio"
+            self.ratio = meaning
+            return
+        if value.kind is not Kind.NUMBER or not _fits(metric, value):
+            return
+        self._observe(meaning, value)
+
+    def _observe(self, meaning: Meaning, value: Value) -> None:
+        if meaning.context is None and self.context is not None and meaning.metric not in _OF_NO_SET:
+            meaning = replace(meaning, context=self.context)
+        elif meaning.context is not None:
+            self.context = meaning.context if self.key.is_phrase else self.context
+        if self.labelled:
+            meaning = replace(meaning, statistics=meaning.statistics | (self.labelled & _INHERITED))
+        if not self.report.observations:
+            self.report.context = self.context  # labels further right are of the values behind them
+        self.last_metric = meaning.metric
+        if self.key.is_phrase:
+            self.labelled |= meaning.statistics & {"ema"}
+        self.report.observe(meaning, value.number, is_percent=value.is_percent)
+        self.last = "value"
+
+    def _set_step(self, value: Value) -> None:
+        if self.counts_samples and value.total is not None:
+            self.report.samples = (int(value.number), int(value.total))
+            return
+        self.report.step = int(value.number)
+        if value.total is not None:
+            self.report.total_steps = int(value.total)
+
+
+_INHERITED = frozenset({"best", "ema", "topk"})
+_OF_NO_SET = OF_NO_SET | {"lr"}
+_SECONDS = {
+    "": 1.0,
+    "s": 1.0,
+    "sec": 1.0,
+    "secs": 1.0,
+    "seconds": 1.0,
+    "ms": 0.001,
+    "m": 60.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "秒": 1.0,
+}
+_MEMORY_UNITS = frozenset({"", "g", "gb", "gib", "m", "mb", "mib", "k", "kb"})
+
+
+def _fits(metric: str | None, value: Value) -> bool:
+    if metric == "gpu_memory":
+        return value.unit in _MEMORY_UNITS
+    return value.unit in ("", "%")

@@ -1,0 +1,124 @@
+"""What a parser remembers of the lines it has read: enough to read on, after a restart too."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from models.schemas import Stage
+from services.parsing.report import Number, Report
+from services.parsing.vocabulary import OF_NO_SET, TEST, TRAIN, VAL
+
+Header = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Replaced, never changed: whoever holds one holds a moment of the log.
+
+    Attributes:
+        lines: how many have been read.
+        epoch, total_epochs, step, stage: as the log has last said.
+        phase: `val` between the words that announce a validation and the next training line.
+        is_closed: the epoch has been summed up; a summary without a new epoch is an evaluation.
+        is_completed: the training has said that it is complete.
+        has_val: the log has a validation, so that its test set is something else.
+        planned_steps: of the whole training, as announced.
+        header: columns of the table whose rows are being read.
+        bar_epoch, bar_values, stale_values: what a progress bar last showed, and showed in the epoch before.
+        unmatched: numbers of the user's own definitions that have matched no line.
+    """
+
+    lines: int = 0
+    epoch: Number | None = None
+    total_epochs: int | None = None
+    step: int | None = None
+    stage: str | None = None
+    phase: str | None = None
+    is_closed: bool = False
+    is_completed: bool = False
+    has_val: bool = False
+    planned_steps: int | None = None
+    header: Header = ()
+    bar_epoch: Number | None = None
+    bar_values: tuple[tuple[str, Number], ...] = ()
+    stale_values: tuple[tuple[str, Number], ...] = ()
+    unmatched: tuple[int, ...] = ()
+
+    def after(self, report: Report, named: Mapping[str, Number], header: Header, matched: Collection[int]) -> Memory:
+        """This memory and one more line."""
+        changes: dict[str, Any] = {"lines": self.lines + 1}
+        if header is not self.header:
+            changes["header"] = header
+        if matched and self.unmatched:
+            changes["unmatched"] = tuple(index for index in self.unmatched if index not in matched)
+        if (
+            report.is_empty
+            and report.event is None
+            and report.phase is None
+            and report.total_epochs is None
+            and report.total_steps is None
+        ):
+            return replace(self, **changes)
+        if report.epoch is not None:
+            changes |= {"epoch": report.epoch, "is_closed": self.is_closed and report.epoch == self.epoch}
+        if report.total_epochs is not None:
+            changes["total_epochs"] = report.total_epochs
+        if report.step is not None:
+            changes["step"] = report.step
+        elif report.total_steps is not None:
+            changes["planned_steps"] = report.total_steps
+        if report.opens_with_count and report.step == report.total_steps and named:
+            changes["is_closed"] = True
+        if report.event is Stage.COMPLETED:
+            changes["is_completed"] = True
+        elif report.event is Stage.EPOCH_START:
+            changes["is_completed"] = False
+        if any(each.meaning.context == VAL for each in report.observations):
+            changes["has_val"] = True
+        changes["phase"] = self._phase_after(report)
+        if report.is_bar and report.epoch is not None:
+            changes |= self._bar_after(report.epoch, named)
+        return replace(self, **changes)
+
+    def at(self, stage: str | None) -> Memory:
+        return self if stage is None or stage == self.stage else replace(self, stage=stage)
+
+    def _phase_after(self, report: Report) -> str | None:
+        if report.phase is not None:
+            return report.phase if report.phase == VAL else None
+        if report.context in (VAL, TEST):
+            is_progress = report.total_steps is not None and not report.holds(TRAIN)
+            return VAL if is_progress else self.phase
+        return None if report.epoch is not None or report.context == TRAIN else self.phase
+
+    def _bar_after(self, epoch: Number, named: Mapping[str, Number]) -> dict[str, Any]:
+        """What a bar shows at first in a new epoch, it has carried over from the one before."""
+        shown = tuple(
+            (name, value) for name, value in named.items() if name not in OF_NO_SET and not name.endswith("_step")
+        )
+        if epoch == self.bar_epoch or self.bar_epoch is None:
+            fresh = tuple(pair for pair in self.stale_values if pair in shown)
+            return {"bar_epoch": epoch, "bar_values": shown, "stale_values": fresh}
+        return {
+            "bar_epoch": epoch,
+            "bar_values": shown,
+            "stale_values": tuple(p for p in self.bar_values if p in shown),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """What differs from a new memory, as JSON holds it."""
+        new = Memory()
+        names = (each.name for each in fields(self))
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(new, name)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The memory that `to_json` was called on. Fields of another release are left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: _to_tuple(value) for name, value in stored.items() if name in known})
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(_to_tuple(each) for each in value) if isinstance(value, list) else value

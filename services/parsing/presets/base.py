@@ -1,0 +1,31 @@
+"""What a preset is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.parsing.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A format that is read by place.
+
+    Attributes:
+        name: what `log_format` calls it.
+        line: matches the whole of a line that is of this format, and no other. Must take linear time.
+        read_match: the report of such a line.
+        samples: lines, each with metrics that it must give, and the step under `step`.
+    """
+
+    name: str
+    line: re.Pattern[str]
+    read_match: Callable[[re.Match[str]], Report | None]
+    samples: tuple[tuple[str, dict[str, int | float]], ...]
+
+    def read(self, text: str) -> Report | None:
+        """The report of `text`, or None where it is of another format."""
+        match = self.line.match(text)
+        return None if match is None else self.read_match(match)

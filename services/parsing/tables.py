@@ -1,0 +1,144 @@
+"""Tables: a row of names once, rows of numbers after it.
+
+The header is remembered. A row belongs to it if it has a number in nearly every column; where it has a cell
+less or more, as an empty or a marked one, the cells go to the columns that they stand under.
+"""
+
+from __future__ import annotations
+
+import re
+
+from services.parsing.meaning import Meaning, meaning_of, words_of
+from services.parsing.memory import Header
+from services.parsing.report import Report
+from services.parsing.values import Kind, may_hold_numbers, read_number, values_of
+from services.parsing.vocabulary import COLUMNS
+
+_MAX_COLUMNS = 64
+_WIDE = re.compile(r"[^\s|│┃,;](?:[^|│┃,;\t]*?[^\s|│┃,;])??(?=\s{2,}|\t|\s*[|│┃,;]|\s*$)")
+_NARROW = re.compile(r"[^\s|│┃,;]+")
+_NOT_A_HEADER = re.compile(r"(?<![\w@.-])[0-9]+(?:\.[0-9]+)?(?![\w%-])|[=:] ?\S|[{}\"?!]")
+_BAR_BEHIND = re.compile(r":?\s*[0-9]{1,3}%.*$")
+_COUNT_BEHIND = re.compile(r"[0-9]{1,3}%[^0-9]{1,400}([0-9]{1,9})/([0-9]{1,9})")
+_RATIO = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
+_SIZE = re.compile(r"([0-9.]{1,12})([GM])(?:i?B)?", re.IGNORECASE)
+_HINT = re.compile(r"loss|acc|epoch|iter|step|score|precision|map[^\W\d]*50|f1|损失|准确", re.IGNORECASE)
+_DRAWN_BEHIND = re.compile(r"[0-9]{1,3}% ?(?:[━─╸]{3}|\|)")
+_SUMMARY = frozenset({"all", "total", "avg", "mean", "overall", "average"})
+
+
+def may_be_header(text: str) -> bool:
+    """Whether a header is worth looking for: words and no number, but of a bar that is drawn behind them."""
+    return _HINT.search(text) is not None and (not may_hold_numbers(text) or _DRAWN_BEHIND.search(text) is not None)
+
+
+def read_header(text: str) -> Header | None:
+    """The columns that `text` names, or None where it is no head of a table."""
+    text = _BAR_BEHIND.sub("", text)
+    if len(text) > 2_000 or _NOT_A_HEADER.search(text):
+        return None
+    for cells in (_WIDE, _NARROW):
+        header = tuple((match[0].lower(), match.start(), match.end()) for match in cells.finditer(text))
+        if 2 <= len(header) <= _MAX_COLUMNS and _is_header(header):
+            return header
+    return None
+
+
+def _is_header(header: Header) -> bool:
+    known = [meaning for name, _, _ in header if (meaning := _meaning(name)) is not None and meaning.metric]
+    measured = any(meaning.metric not in ("epoch", "step") for meaning in known)
+    of_a_part = sum("loss" in name or "acc" in name for name, _, _ in header if _meaning(name) is None)  # box_loss
+    return len(known) >= 2 and measured and (len(known) + of_a_part) * 3 >= len(header)
+
+
+def read_row(text: str, header: Header) -> Report | None:
+    """The report of a row of `header`'s table, or None where `text` is none."""
+    bar = _COUNT_BEHIND.search(text)
+    row = _BAR_BEHIND.sub("", text) if bar else text
+    if len(row) > 4_000:
+        return None
+    cells = [(match[0].rstrip(":"), match.start(), match.end()) for match in _NARROW.finditer(row)]
+    placed = _place(cells, header)
+    if placed is None:
+        return None
+    report = Report()
+    for name, cell in placed:
+        _read_cell(report, name, cell)
+    if bar:
+        report.step, report.total_steps = int(bar[1]), int(bar[2])
+    report.rules.append("table")
+    return None if report.is_empty else report
+
+
+def _place(cells: list[tuple[str, int, int]], header: Header) -> list[tuple[str, str]] | None:
+    """Cells with the names of their columns."""
+    numbers = sum(_is_value(cell) for cell, _, _ in cells)
+    if numbers < 2 or len(cells) - numbers > 2 or abs(len(cells) - len(header)) > max(1, len(header) // 4):
+        return None
+    if not _is_value(cells[0][0]) and cells[0][0].lower() not in _SUMMARY:
+        return None
+    if len(cells) == len(header):
+        return [(name, cell) for (name, _, _), (cell, _, _) in zip(header, cells, strict=True)]
+    placed = []
+    for cell, start, end in cells:
+        name, first, last = min(header, key=lambda column: _distance(start, end, column[1], column[2]))
+        if _distance(start, end, first, last) > 3:
+            return None
+        placed.append((name, cell))
+    return placed
+
+
+def _distance(start: int, end: int, first: int, last: int) -> int:
+    return 0 if start < last and first < end else min(abs(start - last), abs(first - end))
+
+
+def _is_value(cell: str) -> bool:
+    return (
+        read_number(cell.rstrip("%s")) is not None
+        or _RATIO.fullmatch(cell) is not None
+        or _SIZE.fullmatch(cell) is not None
+        or (":" in cell and cell.replace(":", "").isdecimal())
+    )
+
+
+def _meaning(name: str) -> Meaning | None:
+    known = meaning_of(COLUMNS.get(name, name))
+    if known is not None:
+        return known
+    words = words_of(name)
+    if words[:1] == ("loss",) and len(words) == 2:  # LOSS TEXTCAT: of a component
+        return Meaning("loss")
+    return meaning_of(COLUMNS[words[-1]]) if len(words) == 2 and words[-1] in COLUMNS else None  # Box(P
+
+
+def _read_cell(report: Report, name: str, cell: str) -> None:
+    meaning = _meaning(name)
+    is_percent = cell.endswith("%")
+    ratio = _RATIO.fullmatch(cell)
+    if meaning is not None and meaning.metric == "epoch":
+        count = ratio[1] if ratio else cell
+        if count.isdecimal():
+            report.epoch = int(count)
+            report.total_epochs = int(ratio[2]) if ratio else None
+        return
+    if meaning is not None and meaning.metric == "step":
+        if cell.isdecimal():
+            report.step = int(cell)
+        return
+    if meaning is not None and meaning.metric == "eta":
+        values, _ = values_of(cell)
+        if len(values) == 1 and (values[0].kind is Kind.CLOCK or values[0].unit in ("s", "sec")):
+            report.observe(meaning, values[0].number)
+        return
+    if meaning is not None and meaning.metric == "gpu_memory":
+        size = _SIZE.fullmatch(cell)
+        cell = size[1] if size else cell
+    number = read_number(cell.rstrip("%"))
+    if number is None:
+        return
+    if meaning is None:
+        own = re.sub(r"\W+", "_", name).strip("_")
+        if own and own[0].isalpha():
+            report.observe(Meaning(None), number, name=own)
+    elif meaning.metric is not None:
+        report.observe(meaning, number, is_percent=is_percent)

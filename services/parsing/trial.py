@@ -1,0 +1,52 @@
+"""What a text would give, why, and at what price: a pattern is tried before it is used."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from time import perf_counter
+
+from models.schemas import LogReading, ParsingTryResponse, RuleUse, TriedLine
+from services.parsing.line_parser import LineParser
+from services.parsing.patterns import compile_definitions
+
+NOTHING = "nothing"
+"""The rule of lines that say nothing."""
+
+
+def try_reading(text: str, reading: LogReading) -> ParsingTryResponse:
+    """Read the lines of `text` as the log of one task.
+
+    Raises:
+        ValueError: the reading cannot be used; `check_reading` says why.
+    """
+    parser = LineParser(reading.metric_definitions, reading.log_format)
+    lines = text.split("\n")
+    tried, silent = [], []
+    seconds: Counter[str] = Counter()
+    uses: Counter[str] = Counter()
+    for number, line in enumerate(lines, start=1):
+        began = perf_counter()
+        parsed = parser.parse(line)
+        rule = next((rule for rule in reversed(parsed.rules) if not rule.startswith("own: ")), NOTHING)
+        seconds[rule] += perf_counter() - began
+        uses.update(parsed.rules or (NOTHING,))
+        if parsed.metrics or parsed.stage or parsed.step is not None:
+            metrics = {name: value if math.isfinite(value) else None for name, value in parsed.metrics.items()}
+            tried.append(
+                TriedLine(line=number, metrics=metrics, step=parsed.step, stage=parsed.stage, rules=list(parsed.rules))
+            )
+        else:
+            silent.append(number)
+    for pattern in compile_definitions(reading.metric_definitions):
+        began = perf_counter()
+        for line in lines:
+            pattern.read(line)
+        seconds[f"own: {pattern.label}"] += perf_counter() - began
+    rules = [
+        RuleUse(rule=rule, lines=uses[rule], microseconds=round(1e6 * spent, 1))
+        for rule, spent in seconds.most_common()
+    ]
+    return ParsingTryResponse(
+        lines=tried, unmatched=silent, unmatched_definitions=list(parser.unmatched()), rules=rules
+    )
