@@ -31,13 +31,18 @@ _LOGGED_BEHIND = re.compile(r"\][^\[\]]{0,80}?(?=[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9
 _SAMPLES = re.compile(r"train(?:ing)? epoch:? [0-9]{1,9} \[", re.IGNORECASE)
 """In this form of counter, `Train Epoch: 1 [640/60000 (1%)]`, the bracket counts images."""
 _OTHER_REPORT = re.compile(
-    r"\b(?:namespace|config(?:uration)?s?|args|arguments|hyper-?param\w*|resum(?:e|ed|ing)|load(?:ed|ing)|restor(?:e|ed|ing)"
+    r"\b(?:namespace|config(?:uration)?s?|args|arguments|hyper-?param\w*|resum(?:e|ed|ing)|load(?:ed|ing)"
+    r"|restor(?:e|ed|ing)"
     r"|usage|gflops|scanning|early ?stopping counter|(?-i:\w{0,40}(?:Warning|Error|Exception)))\b"
     r"|File \"|\bclass (?!acc)\w+|类别",
     re.IGNORECASE,
 )
+SUSPECT_WORDS = ("namespace", "config", "arg", "hyper", "resum", "load", "restor", "usage", "gflops", "scanning",
+                 "stopping", "warning", "error", "exception", 'file "', "class", "类别")  # fmt: skip
+"""Without any of them, a line needs no closer look for `_OTHER_REPORT`."""
 _FILE = re.compile(
-    r"(?<![^\s'\"(])[^\s'\"]{1,400}\.(?:ckpt|pth|pt|h5|keras|pkl|bin|safetensors|tar|onnx|json|ya?ml|txt|log|png|jpe?g|cache)(?!\w)",
+    r"(?<![^\s'\"(])[^\s'\"]{1,400}\.(?:ckpt|pth|pt|h5|keras|pkl|bin|safetensors|tar|onnx|json|ya?ml|txt|log"
+    r"|png|jpe?g|cache)(?!\w)",
     re.IGNORECASE,
 )
 """Names of files hold numbers of their own: `epoch=0-val_acc=0.56.ckpt`."""
@@ -45,29 +50,23 @@ _MAX_NAMED = 64
 _MEASURED = frozenset({"loss", "acc", "score", "f1", "precision", "recall", "mAP", "map50", "ppl"})
 
 
-_HINT = re.compile(
-    r"epoch|step|iter|batch|loss|acc|prec|recall|f1|map|lr|learn|eta|/s|score|metric|best|train|val|test|ppl|perplex|ent|ips"
-    r"|tps|损失|率|轮|精度|\[[0-9]|[0-9]%\|",
-    re.IGNORECASE,
-)
-
-
-def may_report(text: str) -> bool:
-    """Whether `text` has any word that a report needs. Most lines of most logs have none."""
-    return _HINT.search(text) is not None
-
-
 def behind_a_bar(text: str) -> str | None:
     """The logger's line that was written behind a progress bar without a line's end, and hides it."""
-    behind = _LOGGED_BEHIND.search(text) if "]" in text else None
+    behind = _LOGGED_BEHIND.search(text) if "s]" in text or "s, " in text else None
     return None if behind is None else text[behind.end() :]
 
 
-def read_grammar(text: str) -> Report | None:
-    """The report that `text` is, or None where it is a sentence, a setting or something else with numbers."""
+def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
+    """The report that `text` is, or None where it is a sentence, a setting or something else with numbers.
+
+    Args:
+        text: a message.
+        is_suspect: it has one of `SUSPECT_WORDS`, and may be a report of something else.
+    """
     is_bar, drawn = False, 0
-    text = _FILE.sub(" ", text)
-    bar = _PERCENT_BAR.search(text)
+    if "." in text:
+        text = _FILE.sub(" ", text)
+    bar = _PERCENT_BAR.search(text) if "%|" in text else None
     if bar is not None:
         desc, behind = text[: bar.start()], text[bar.end() :]
         count = "epoch" if _names_epochs(desc) else "step"
@@ -77,11 +76,11 @@ def read_grammar(text: str) -> Report | None:
         if behind.strip():
             text += f", {behind}"
         is_bar = True
-    elif _OTHER_BAR.search(text):
+    elif "[" in text and ("|" in text or "/s]" in text) and _OTHER_BAR.search(text):
         return None
     else:
         text, drawn = _DRAWN.subn("  ", text)
-    if _OTHER_REPORT.search(text):
+    if is_suspect and _OTHER_REPORT.search(text):
         return None
     values, rest = values_of(text)
     report = Report(is_bar=is_bar, rules=["key value"])

@@ -14,19 +14,19 @@ from dataclasses import dataclass, field
 from models.schemas import MetricDefinition, Stage
 from services.parsing.cleaning import Message, read_message
 from services.parsing.events import announces_completion, epoch_event, evaluates, phase_announced
-from services.parsing.grammar import behind_a_bar, may_report, read_grammar
-from services.parsing.memory import Header, Memory
+from services.parsing.grammar import SUSPECT_WORDS, behind_a_bar, read_grammar
+from services.parsing.memory import Header, LogState, Memory
 from services.parsing.names import name_metrics
 from services.parsing.patterns import Found, Pattern, compile_definitions
 from services.parsing.presets import presets_of
 from services.parsing.presets.base import Preset
 from services.parsing.records import read_record, record_in
 from services.parsing.report import Number, Report
-from services.parsing.sentences import read_sentences
+from services.parsing.sentences import SENTENCE_WORDS, read_sentences
 from services.parsing.stages import stage_of
-from services.parsing.tables import may_be_header, read_header, read_row
+from services.parsing.tables import HEADER_WORDS, may_be_header, read_header, read_row
 from services.parsing.values import may_hold_numbers
-from services.parsing.vocabulary import VAL
+from services.parsing.vocabulary import HINTS, VAL
 
 MAX_LINE = 65_536
 """Characters of a line that are read."""
@@ -75,35 +75,42 @@ class LineParser:
         self._patterns: tuple[Pattern, ...] = compile_definitions(definitions)
         self._knows_formats = log_format != NONE
         self._presets: tuple[Preset, ...] = presets_of(log_format)
-        self.memory = memory or Memory(unmatched=tuple(range(len(self._patterns))))
+        self.lines = memory.lines if memory else 0
+        """How many lines have been read."""
+        self._state = memory.state if memory else LogState(unmatched=tuple(range(len(self._patterns))))
 
     @property
-    def lines(self) -> int:
-        """How many lines have been read."""
-        return self.memory.lines
+    def memory(self) -> Memory:
+        """All that is needed to read on, by another parser with the same definitions."""
+        return Memory(self.lines, self._state)
 
     def unmatched(self) -> tuple[str, ...]:
         """Labels of the own patterns that have matched no line so far."""
-        return tuple(self._patterns[index].label for index in self.memory.unmatched if index < len(self._patterns))
+        return tuple(self._patterns[index].label for index in self._state.unmatched if index < len(self._patterns))
 
     def parse(self, line: str) -> ParsedLine:
         """Metrics, step and stage of `line`."""
         message = read_message(line[:MAX_LINE])
+        self.lines += 1
         own = {index: found for index, pattern in enumerate(self._patterns) if (found := pattern.read(message.shown))}
-        report, header = self._read(message) if self._knows_formats and message.text else (Report(), self.memory.header)
-        return self._conclude(report, list(own.values()), header, message.rank, matched=own.keys())
+        report, header = None, self._state.header
+        if self._knows_formats and (header or message.has(HINTS)):
+            report, header = self._read(message)
+        if report is None and not own:
+            return ParsedLine({}, None, None, rank=message.rank)
+        return self._conclude(report or Report(), list(own.values()), header, message.rank, matched=own.keys())
 
     def _read(self, message: Message) -> tuple[Report, Header]:
         """What the line says, and the header of the table that goes on below it."""
         behind = behind_a_bar(message.text)
         if behind is not None:
             message = read_message(behind)
-        text, header = message.text, self.memory.header
-        new_header = read_header(message.shown) if may_be_header(text) else None
+        text, header = message.text, self._state.header
+        new_header = read_header(message.shown) if message.has(HEADER_WORDS) and may_be_header(text) else None
         if new_header is not None:
             return Report(rules=["table header"]), new_header
         report = self._read_values(message) or Report()
-        if may_hold_numbers(text) and message.context != VAL:
+        if message.context != VAL and message.has(SENTENCE_WORDS):
             read_sentences(text, report)
         report.context = report.context or (VAL if evaluates(text) else message.context)
         self._read_words(text, report)
@@ -121,17 +128,17 @@ class LineParser:
             return read_record(*record)
         if not may_hold_numbers(text):
             return None
-        if self.memory.header:
-            report = read_row(message.shown, self.memory.header)
+        if self._state.header:
+            report = read_row(message.shown, self._state.header)
             if report is not None:
                 return report
-        return self._planned(read_grammar(text)) if may_report(text) else None
+        return self._planned(read_grammar(text, is_suspect=message.has(SUSPECT_WORDS))) if message.has(HINTS) else None
 
     def _planned(self, report: Report | None) -> Report | None:
         """A progress bar of nothing but steps is the training's if its total is; anything may draw a bar."""
         if report is None or not report.is_bar or report.observes_more_than("eta") or report.epoch is not None:
             return report
-        return report if report.total_steps is not None and report.total_steps == self.memory.planned_steps else None
+        return report if report.total_steps is not None and report.total_steps == self._state.planned_steps else None
 
     def _read_words(self, text: str, report: Report) -> None:
         words = report.message or text
@@ -149,7 +156,7 @@ class LineParser:
     def _conclude(
         self, report: Report, own: list[Found], header: Header, rank: int | None, *, matched: Collection[int]
     ) -> ParsedLine:
-        before = self.memory
+        before = self._state
         if before.is_closed and report.opens_with_count and report.epoch is None:
             report.context = report.context or VAL  # a second summary of one epoch
         if report.total_steps is not None and (report.step, report.total_steps) == (before.epoch, before.total_epochs):
@@ -168,16 +175,16 @@ class LineParser:
             stale = dict(after.stale_values)
             named = {name: value for name, value in named.items() if stale.get(name) != value}
         stage = stage_of(report, named, is_completed=before.is_completed)
-        self.memory = after.at(stage)
+        self._state = after.at(stage)
         metrics = {**_place(report, named, after), **named}
         return ParsedLine(metrics, report.step, stage, percents & metrics.keys(), _rules(report, own), rank)
 
 
-def _place(report: Report, named: dict[str, Number], memory: Memory) -> dict[str, Number]:
+def _place(report: Report, named: dict[str, Number], state: LogState) -> dict[str, Number]:
     """Where the training is, as a line with metrics says it."""
     place: dict[str, Number | None] = {}
     if named or report.has_counter:
-        place = {"epoch": memory.epoch, "total_epochs": memory.total_epochs}
+        place = {"epoch": state.epoch, "total_epochs": state.total_epochs}
     if report.total_epochs is not None:
         place["total_epochs"] = report.total_epochs
     place |= {"total_steps": report.total_steps, "best_epoch": report.best_epoch}

@@ -15,10 +15,31 @@ Header = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Replaced, never changed: whoever holds one holds a moment of the log.
+    """A moment of a log: replaced, never changed, so that keeping one costs a reference.
 
     Attributes:
         lines: how many have been read.
+        state: what they said.
+    """
+
+    lines: int
+    state: LogState
+
+    def to_json(self) -> dict[str, Any]:
+        """What differs from a new memory, as JSON holds it."""
+        return {"lines": self.lines, **self.state.to_json()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The memory that `to_json` was called on. Fields of another release are left out."""
+        return cls(int(stored.get("lines", 0)), LogState.from_json(stored))
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """What the lines so far have said.
+
+    Attributes:
         epoch, total_epochs, step, stage: as the log has last said.
         phase: `val` between the words that announce a validation and the next training line.
         is_closed: the epoch has been summed up; a summary without a new epoch is an evaluation.
@@ -30,7 +51,6 @@ class Memory:
         unmatched: numbers of the user's own definitions that have matched no line.
     """
 
-    lines: int = 0
     epoch: Number | None = None
     total_epochs: int | None = None
     step: int | None = None
@@ -46,9 +66,9 @@ class Memory:
     stale_values: tuple[tuple[str, Number], ...] = ()
     unmatched: tuple[int, ...] = ()
 
-    def after(self, report: Report, named: Mapping[str, Number], header: Header, matched: Collection[int]) -> Memory:
-        """This memory and one more line."""
-        changes: dict[str, Any] = {"lines": self.lines + 1}
+    def after(self, report: Report, named: Mapping[str, Number], header: Header, matched: Collection[int]) -> LogState:
+        """This state and one more line."""
+        changes: dict[str, Any] = {}
         if header is not self.header:
             changes["header"] = header
         if matched and self.unmatched:
@@ -60,7 +80,7 @@ class Memory:
             and report.total_epochs is None
             and report.total_steps is None
         ):
-            return replace(self, **changes)
+            return replace(self, **changes) if changes else self
         if report.epoch is not None:
             changes |= {"epoch": report.epoch, "is_closed": self.is_closed and report.epoch == self.epoch}
         if report.total_epochs is not None:
@@ -80,9 +100,10 @@ class Memory:
         changes["phase"] = self._phase_after(report)
         if report.is_bar and report.epoch is not None:
             changes |= self._bar_after(report.epoch, named)
-        return replace(self, **changes)
+        changes = {name: value for name, value in changes.items() if getattr(self, name) != value}
+        return replace(self, **changes) if changes else self
 
-    def at(self, stage: str | None) -> Memory:
+    def at(self, stage: str | None) -> LogState:
         return self if stage is None or stage == self.stage else replace(self, stage=stage)
 
     def _phase_after(self, report: Report) -> str | None:
@@ -108,14 +129,12 @@ class Memory:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """What differs from a new memory, as JSON holds it."""
-        new = Memory()
+        new = LogState()
         names = (each.name for each in fields(self))
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(new, name)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The memory that `to_json` was called on. Fields of another release are left out."""
         known = {each.name for each in fields(cls)}
         return cls(**{name: _to_tuple(value) for name, value in stored.items() if name in known})
 

@@ -6,7 +6,7 @@ A context that a line does not give comes from the lines before it, or from what
 from __future__ import annotations
 
 from services.parsing.meaning import Meaning
-from services.parsing.memory import Memory
+from services.parsing.memory import LogState
 from services.parsing.report import Number, Observation, Report
 from services.parsing.vocabulary import OF_NO_SET, TEST, TRAIN, VAL
 
@@ -14,9 +14,9 @@ _OF_VALIDATION = frozenset({"f1", "precision", "recall", "mAP", "map50", "score"
 """Metrics that a training does not print of its own batches."""
 
 
-def name_metrics(report: Report, memory: Memory) -> tuple[dict[str, Number], frozenset[str]]:
+def name_metrics(report: Report, state: LogState) -> tuple[dict[str, Number], frozenset[str]]:
     """Names and values, the first of each name, and the names of those printed with a percent sign."""
-    default = _default_context(report, memory)
+    default = _default_context(report, state)
     metrics: dict[str, Number] = {}
     percents: set[str] = set()
     numbered = _numbered_sets(report)
@@ -25,7 +25,7 @@ def name_metrics(report: Report, memory: Memory) -> tuple[dict[str, Number], fro
     for each in report.observations:
         context = each.meaning.context or default
         if context == TEST:
-            context = TEST if memory.has_val or memory.is_completed or report.holds(VAL) else VAL
+            context = TEST if state.has_val or state.is_completed or report.holds(VAL) else VAL
         suffix = _suffix(each, plain, epochs)
         for name in _names(each, context, is_numbered=numbered):
             first, second = each.value, each.average
@@ -67,7 +67,7 @@ def _numbered_sets(report: Report) -> bool:
     return len(sets) > 1
 
 
-def _default_context(report: Report, memory: Memory) -> str:
+def _default_context(report: Report, state: LogState) -> str:
     """Of observations that name no context of their own."""
     if report.context is not None and report.context != TEST:
         return report.context
@@ -75,7 +75,7 @@ def _default_context(report: Report, memory: Memory) -> str:
         return TEST
     if report.phase is not None:
         return report.phase
-    if memory.phase == VAL and report.epoch is None:
+    if state.phase == VAL and report.epoch is None:
         return VAL
     found = {each.meaning.metric for each in report.observations if each.meaning.context is None}
     if "loss" not in found and (found & _OF_VALIDATION or ("acc" in found and report.holds(VAL))):

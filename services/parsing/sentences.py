@@ -109,15 +109,13 @@ _ROWS: tuple[tuple[str, str, Reader], ...] = (
 )
 SENTENCES = tuple((name, re.compile(pattern, re.IGNORECASE), reader) for name, pattern, reader in _ROWS)
 
-_WORTH_A_LOOK = re.compile(
-    r"best|improv|creas|reach|learning rate|accuracy (?:of|for) the|epochs ?[=:]|optimization steps", re.IGNORECASE
-)
+SENTENCE_WORDS = ("best", "improv", "creas", "reach", "learning rate", "accuracy of the", "accuracy for the", "epochs",
+                  "optimization steps")  # fmt: skip
+"""No sentence is without any of them."""
 
 
 def read_sentences(text: str, report: Report) -> None:
     """Add to `report` what `text` says in whole sentences."""
-    if not _WORTH_A_LOOK.search(text):
-        return
     for name, pattern, reader in SENTENCES:
         match = pattern.search(text)
         if match is not None:

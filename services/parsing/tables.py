@@ -22,14 +22,15 @@ _BAR_BEHIND = re.compile(r":?\s*[0-9]{1,3}%.*$")
 _COUNT_BEHIND = re.compile(r"[0-9]{1,3}%[^0-9]{1,400}([0-9]{1,9})/([0-9]{1,9})")
 _RATIO = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _SIZE = re.compile(r"([0-9.]{1,12})([GM])(?:i?B)?", re.IGNORECASE)
-_HINT = re.compile(r"loss|acc|epoch|iter|step|score|precision|map[^\W\d]*50|f1|损失|准确", re.IGNORECASE)
+HEADER_WORDS = ("loss", "acc", "epoch", "iter", "step", "score", "precision", "map", "f1", "损失", "准确")
+"""No head of a table is without any of them."""
 _DRAWN_BEHIND = re.compile(r"[0-9]{1,3}% ?(?:[━─╸]{3}|\|)")
 _SUMMARY = frozenset({"all", "total", "avg", "mean", "overall", "average"})
 
 
 def may_be_header(text: str) -> bool:
     """Whether a header is worth looking for: words and no number, but of a bar that is drawn behind them."""
-    return _HINT.search(text) is not None and (not may_hold_numbers(text) or _DRAWN_BEHIND.search(text) is not None)
+    return not may_hold_numbers(text) or ("%" in text and _DRAWN_BEHIND.search(text) is not None)
 
 
 def read_header(text: str) -> Header | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from time import perf_counter
 
 from models.schemas import LogReading, ParsingTryResponse, RuleUse, TriedLine
@@ -23,7 +23,7 @@ def try_reading(text: str, reading: LogReading) -> ParsingTryResponse:
     parser = LineParser(reading.metric_definitions, reading.log_format)
     lines = text.split("\n")
     tried, silent = [], []
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     uses: Counter[str] = Counter()
     for number, line in enumerate(lines, start=1):
         began = perf_counter()
@@ -43,10 +43,7 @@ def try_reading(text: str, reading: LogReading) -> ParsingTryResponse:
         for line in lines:
             pattern.read(line)
         seconds[f"own: {pattern.label}"] += perf_counter() - began
-    rules = [
-        RuleUse(rule=rule, lines=uses[rule], microseconds=round(1e6 * spent, 1))
-        for rule, spent in seconds.most_common()
-    ]
+    rules = [RuleUse(rule=rule, lines=uses[rule], microseconds=round(1e6 * spent, 1)) for rule, spent in dearest_first]
     return ParsingTryResponse(
         lines=tried, unmatched=silent, unmatched_definitions=list(parser.unmatched()), rules=rules
     )

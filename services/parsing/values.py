@@ -32,7 +32,7 @@ class Kind(Enum):
     """Holds the place of what is a number of something else: a version, a size."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Value:
     """A number and its place: `gap` is all text since the number before."""
 
@@ -112,6 +112,7 @@ _HAS_NUMBER = re.compile(r"(?<![a-z_])[0-9]|nan(?!\w)|inf(?!\w)", re.IGNORECASE)
 
 
 def may_hold_numbers(text: str) -> bool:
+    """Whether there is a number that is not part of a name."""
     return _HAS_NUMBER.search(text) is not None
 
 

@@ -141,6 +141,30 @@ COLUMNS = {"p": "precision", "r": "recall", "e": "epoch", "#": "step", "iter.": 
 OF_NO_SET = frozenset({"learning_rate", "eta", "throughput", "gpu_memory", "grad_norm"})
 """Metrics that belong to no data set."""
 
+HINTS = (
+    *(
+        "epoch",
+        "step",
+        "iter",
+        "batch",
+        "loss",
+        "acc",
+        "prec",
+        "recall",
+        "f1",
+        "map",
+        "lr",
+        "learn",
+        "eta",
+        "/s",
+        "score",
+    ),
+    *("metric", "best", "train", "val", "test", "ppl", "perplex", "entropy", "ips", "tps", "optimi", "stop", "finish"),
+    *("avg", "progress", "round", "%|", "[0", "[1", "[2", "[3", "[4", "[5", "[6", "[7", "[8", "[9"),
+    *("损失", "率", "轮", "精度", "训练", "验证", "评估", "测试", "完成", "指标"),
+)
+"""A line without any of them says nothing, unless it is the row of a table. Most lines of most logs have none."""
+
 SETTINGS = frozenset(
     """
     batch_size batchsize bs num_workers workers seed momentum weight_decay dropout num_classes hidden_size
