@@ -43,6 +43,7 @@ def try_reading(text: str, reading: LogReading) -> ParsingTryResponse:
         for line in lines:
             pattern.read(line)
         seconds[f"own: {pattern.label}"] += perf_counter() - began
+    dearest_first = sorted(seconds.items(), key=lambda pair: -pair[1])
     rules = [RuleUse(rule=rule, lines=uses[rule], microseconds=round(1e6 * spent, 1)) for rule, spent in dearest_first]
     return ParsingTryResponse(
         lines=tried, unmatched=silent, unmatched_definitions=list(parser.unmatched()), rules=rules
