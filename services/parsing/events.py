@@ -24,8 +24,9 @@ _COMPLETED = re.compile(
     re.IGNORECASE,
 )
 _EPOCH_WORD = re.compile(
-    r"[\])]?[ :,.-]{0,4}(?:(?P<start>start(?:s|ed|ing)?|begins?|began|running|\.{2,})|"
-    r"(?P<end>finished|completed?|done|ended|ends|(?:training )?(?:time|took|takes)|total time|finished saving))(?!\w)",
+    r"[\])]?[ :,.|-]{0,4}(?:(?P<start>start(?:s|ed|ing)?|begins?|began|running|\.{2,})|"
+    r"(?P<end>(?:epoch )?time|finished|completed?|done|"
+    r"ended|ends|(?:training )?(?:time|took|takes)|total time|finished saving))(?!\w)",
     re.IGNORECASE,
 )
 _VALIDATION_BEGINS = re.compile(
@@ -35,6 +36,7 @@ _VALIDATION_BEGINS = re.compile(
     r"(?:\b[^:=0-9]{0,60}(?:\.\.\.+|\*{3,}|-{3,})?$|$| begin\b|ing? )"
     r"|\W{0,12}(?:eval|evaluation|validation|test) metrics\b"
     r"|(?:开始)?(?:验证|评估|测试)(?:中|开始)?\W{0,6}$|开始(?:验证|评估|测试)"
+    r"|\W{0,12}(?:test|valid\w*|eval\w*)(?: \w{1,12})?:\s*$"
     r"|begin validation on|running sanity|evaluating (?:on )?",
     re.IGNORECASE,
 )
@@ -45,7 +47,9 @@ _TRAINING_BEGINS = re.compile(
     re.IGNORECASE,
 )
 _EVALUATES = re.compile(r"saving dict for global step|(?:final )?evaluation results?\b", re.IGNORECASE)
-_EPOCH_BEGINS = re.compile(r"begin(?:ning)? (?:training )?epoch|start(?:ing)? (?:training )?epoch", re.IGNORECASE)
+_EPOCH_BEGINS = re.compile(
+    r"begin(?:ning)? (?:training )?epoch|(?:start(?:ing)?|going into)(?: train(?:ing)?)? epoch", re.IGNORECASE
+)
 _EPOCH_ENDS = re.compile(
     r"end of epoch|epoch end|epoch [0-9]{1,9} (?:done|training time)|finished epoch", re.IGNORECASE
 )

@@ -28,16 +28,21 @@ _OTHER_BAR = re.compile(
 _DRAWN = re.compile(r"\[[=>.#\- ]{6,}\]|[█▉▊▋▌▍▎▏░▒▓━─╸╺═]{3,}|[=#>]{8,}")
 _LOGGED_BEHIND = re.compile(r"\][^\[\]]{0,80}?(?=[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})")
 
+_COUNT_BARRED = re.compile(r"\[ ?([0-9]{1,9}) ?\| ?([0-9]{1,9}) ?\]")
+_EPOCH_GLUED = re.compile(r"\bepoch(?=[0-9])", re.IGNORECASE)
+_UNIT_BEHIND = re.compile(r" (?:ms|s|secs?|seconds|minutes|mins?|hours|images|samples|[KMG]i?B)\b", re.IGNORECASE)
+_LEADS_EPOCH = re.compile(r"[\s*:-]{0,8}epochs?\b(?!\W{0,3}$)", re.IGNORECASE)
+"""Behind a count that counts epochs: `1/10 * Epoch (train)`."""
 _SAMPLES = re.compile(r"train(?:ing)? epoch:? [0-9]{1,9} \[", re.IGNORECASE)
 """In this form of counter, `Train Epoch: 1 [640/60000 (1%)]`, the bracket counts images."""
 _OTHER_REPORT = re.compile(
     r"\b(?:namespace|config(?:uration)?s?|args|arguments|hyper-?param\w*|resum(?:e|ed|ing)|load(?:ed|ing)"
     r"|restor(?:e|ed|ing)"
-    r"|usage|gflops|scanning|early ?stopping counter|(?-i:\w{0,40}(?:Warning|Error|Exception)))\b"
+    r"|usage|gflops|scanning|pre-?trained|early ?stopping counter|(?-i:\w{0,40}(?:Warning|Error|Exception)))\b"
     r"|File \"|\bclass (?!acc)\w+|类别",
     re.IGNORECASE,
 )
-SUSPECT_WORDS = ("namespace", "config", "arg", "hyper", "resum", "load", "restor", "usage", "gflops", "scanning",
+SUSPECT_WORDS = ("namespace", "config", "arg", "hyper", "resum", "load", "restor", "usage", "gflops", "trained", "scanning",
                  "stopping", "warning", "error", "exception", 'file "', "class", "类别")  # fmt: skip
 """Without any of them, a line needs no closer look for `_OTHER_REPORT`."""
 _FILE = re.compile(
@@ -64,6 +69,7 @@ def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
         is_suspect: it has one of `SUSPECT_WORDS`, and may be a report of something else.
     """
     is_bar, drawn = False, 0
+    text = _EPOCH_GLUED.sub("epoch ", _COUNT_BARRED.sub(r"[\1/\2]", text))
     if "." in text:
         text = _FILE.sub(" ", text)
     bar = _PERCENT_BAR.search(text) if "%|" in text else None
@@ -104,7 +110,12 @@ def _is_report(report: Report) -> bool:
     if any(each.meaning.metric in _MEASURED for each in report.observations):
         return True
     known = [each for each in report.observations if each.meaning.metric is not None]
-    return report.has_counter or (len(known) == len(report.observations) > 0)
+    is_place = report.epoch is not None or report.samples is not None or report.total_steps is not None
+    return (
+        is_place
+        or (report.step is not None and bool(report.observations))
+        or (len(known) == len(report.observations) > 0)
+    )
 
 
 _NO_KEY = key_of("")
@@ -149,7 +160,7 @@ class _Reader:
                 if key.name is not None and value.kind is Kind.NUMBER:
                     named.append((key.name, value))
             elif meaning.metric in ("epoch", "step"):
-                self._read_counter(meaning, value)
+                self._read_counter(index, meaning, value)
             elif meaning.metric is None:
                 self._read_context(index, meaning, value, bare)
             else:
@@ -167,8 +178,10 @@ class _Reader:
         """A number without a key of its own: a bracketed counter, a running mean, a percentage, a rate."""
         report = self.report
         if value.kind is Kind.COUNT:
-            if self.is_drawn and key.is_bare and key.opens != "(" and report.step is None:
+            if self.is_drawn and (key.opens != "(" or index == 0) and report.step is None:
                 self._set_step(value)
+            elif index == 0 and len(self.values) > 1 and _LEADS_EPOCH.match(self.values[1].gap):
+                report.epoch, report.total_epochs = int(value.number), int(value.total or 0)
             elif self.last == "epoch" or (key.context and key.opens == "[") or (index == 0 and self._leads(key)):
                 report.opens_with_count = index == 0 and not key.context
                 self._set_step(value)
@@ -204,10 +217,11 @@ class _Reader:
         is_first = index == 0 and key.opens == "["
         return is_first and bool(following) and self.values[1].gap.startswith("]") and not following[0].is_blank
 
-    def _read_counter(self, meaning: Meaning, value: Value) -> None:
+    def _read_counter(self, index: int, meaning: Meaning, value: Value) -> None:
         if meaning.context:
             self.context = meaning.context
-        if value.kind not in (Kind.NUMBER, Kind.COUNT) or value.unit or value.number < 0:
+        is_count = value.kind in (Kind.NUMBER, Kind.COUNT) and not value.unit and value.number >= 0
+        if not is_count or self._has_unit_behind(index):
             return
         report = self.report
         if meaning.metric == "step" and self.key.is_phrase and report.epoch is not None and "global" in value.gap:
@@ -230,6 +244,11 @@ class _Reader:
         if value.total is not None:
             report.total_epochs = int(value.total)
         self.last = "epoch"
+
+    def _has_unit_behind(self, index: int) -> bool:
+        """`batch: 45 ms` is a time."""
+        behind = self.values[index + 1].gap if index + 1 < len(self.values) else self.rest
+        return _UNIT_BEHIND.match(behind) is not None
 
     def _has_best(self) -> bool:
         return any("best" in each.meaning.statistics for each in self.report.observations)

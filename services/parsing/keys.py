@@ -23,8 +23,9 @@ from services.parsing.meaning import (
 MAX_GAP = 400
 """Characters before a number that are looked at."""
 
+_QUOTES = re.compile(r"[\"`]|'(?!s )")
 _ASIDE = re.compile(r"(?<=\w)\s?\(([^()]{1,40})\)(?=\s*[:=]?\s*$)")
-_DELIMITER = re.compile(r"[,;|\[\](){}\t\"<>│┃]|'(?!s )|\s[-–—•·*/]\s|\s\s+|->|=>|[!?]|\.\s|\sat\s")
+_DELIMITER = re.compile(r"[,;|\[\](){}\t<>│┃]|\s[-–—•·*/]\s|\s\s+|->|=>|[!?]|\.\s|\sat\s")
 _SEPARATOR = re.compile(r"\s*[:=]\s*")
 _OPENS = re.compile(r"[\[({]\s*['\"]?\s*$")
 _IDENTIFIER = re.compile(r"[^\W\d][\w./%@-]{0,100}")
@@ -70,6 +71,7 @@ def key_of(gap: str) -> Key:
     opened = _OPENS.search(text)
     opens = opened[0].lstrip()[0] if opened else ""
     body = _AROUND_SEPARATOR.sub(r"\1\2 ", (text[: opened.start()] if opened else text) + " ").rstrip()
+    body = _QUOTES.sub("", body)
     body = _ASIDE.sub(lambda match: f" {match[1]}" if is_known(match[1]) else "", body)
     fields = _DELIMITER.split(body)
     last = fields.pop() if fields else ""

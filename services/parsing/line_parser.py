@@ -25,7 +25,7 @@ from services.parsing.report import Number, Report
 from services.parsing.sentences import SENTENCE_WORDS, read_sentences
 from services.parsing.stages import stage_of
 from services.parsing.tables import HEADER_WORDS, may_be_header, read_header, read_row
-from services.parsing.values import may_hold_numbers
+from services.parsing.values import has_digit
 from services.parsing.vocabulary import HINTS, VAL
 
 MAX_LINE = 65_536
@@ -126,7 +126,7 @@ class LineParser:
         record = record_in(text)
         if record is not None:
             return read_record(*record)
-        if not may_hold_numbers(text):
+        if not has_digit(text):
             return None
         if self._state.header:
             report = read_row(message.shown, self._state.header)
@@ -174,7 +174,9 @@ class LineParser:
         if report.is_bar:
             stale = dict(after.stale_values)
             named = {name: value for name, value in named.items() if stale.get(name) != value}
-        stage = stage_of(report, named, is_completed=before.is_completed)
+        stage = stage_of(
+            report, named, is_completed=before.is_completed, is_new_epoch=report.epoch not in (None, before.epoch)
+        )
         self._state = after.at(stage)
         metrics = {**_place(report, named, after), **named}
         return ParsedLine(metrics, report.step, stage, percents & metrics.keys(), _rules(report, own), rank)

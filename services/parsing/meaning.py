@@ -61,14 +61,17 @@ def meaning_of(key: str) -> Meaning | None:
         return found
     if "/" not in key:
         return None
-    *spaces, last = key.split("/")  # a name in a name space: val/loss, accuracy/top1, Loss/train, metrics/recall(B)
-    inner = _read(words_of(last))
-    if inner is None:
-        return None
-    context = inner.context or next((context for space in spaces if (context := context_of(space))), None)
-    if inner.metric is None:
-        return None
-    return Meaning(inner.metric, context, inner.statistics, inner.k)
+    return _in_name_space(key.split("/"))
+
+
+def _in_name_space(parts: list[str]) -> Meaning | None:
+    """`val/loss`, `accuracy/top1`, `metrics/recall(B)`; with a context in between, also `Loss/eval_phase/task_0`."""
+    contexts = [context for part in parts if (context := context_of(part))]
+    for name in (parts[-1], parts[0]) if contexts else parts[-1:]:
+        inner = _read(words_of(name))
+        if inner is not None and inner.metric is not None:
+            return Meaning(inner.metric, inner.context or next(iter(contexts), None), inner.statistics, inner.k)
+    return None
 
 
 @lru_cache(CACHED_KEYS)
@@ -96,6 +99,7 @@ def words_of(key: str) -> tuple[str, ...]:
     """`key` in single lower-case words, with what several words mean together as one."""
     text = key if key.isascii() else _CHINESE.sub(lambda match: f" {vocabulary.CHINESE[match[0]]} ", key)
     text = _MAP50.sub(" map50 ", _MAP.sub(" map ", text))
+    text = text.replace("'s ", " ")
     text = _CAMEL.sub(" ", text.replace("mAP", "map"))
     text = _TOP_K.sub(r" \1\2", f" {_APART.sub(' ', text.lower()).strip()} ")
     text = _NUMBERED_SET.sub(r" \1 set\2", text)
@@ -124,7 +128,8 @@ def _read(words: tuple[str, ...]) -> Meaning | None:
         elif word not in vocabulary.FILLERS:
             return None
     if k is not None:
-        metrics = [metric for metric in metrics if metric not in ("acc", "precision", "score")] or ["acc"]
+        metrics = [metric for metric in metrics if metric not in ("acc", "precision", "score")]
+        metrics += [] if any(metric not in _COUNTERS for metric in metrics) else ["acc"]
     measured = [metric for metric in dict.fromkeys(metrics) if metric not in _COUNTERS]
     if len(measured) > 1 and "score" in measured:
         measured.remove("score")

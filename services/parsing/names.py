@@ -25,7 +25,7 @@ def name_metrics(report: Report, state: LogState) -> tuple[dict[str, Number], fr
     for each in report.observations:
         context = each.meaning.context or default
         if context == TEST:
-            context = TEST if state.has_val or state.is_completed or report.holds(VAL) else VAL
+            context = VAL if _is_validation(report, state) else TEST
         suffix = _suffix(each, plain, epochs)
         for name in _names(each, context, is_numbered=numbered):
             first, second = each.value, each.average
@@ -44,6 +44,11 @@ _BEST = frozenset({"best", "max"})
 _ACCURACIES = frozenset({"acc", "score"})
 _SECONDARY = frozenset({"avg", "step"})
 _AVERAGED = frozenset({"train_loss", "train_acc", "val_loss", "val_acc"})
+
+
+def _is_validation(report: Report, state: LogState) -> bool:
+    """Whether a test set is looked at after each epoch: no other is, or the training's own values stand beside it."""
+    return not report.holds(VAL) and (report.holds(TRAIN) or not (state.has_val or state.is_completed))
 
 
 def _kind(each: Observation) -> tuple[str | None, str | None]:
@@ -118,7 +123,7 @@ def _of_no_set(each: Observation, metric: str) -> tuple[str, ...]:
         return ()
     if metric == "throughput" and each.meaning.context == VAL:
         return ("val_throughput",)
-    return (f"{metric}_max",) if "max" in each.meaning.statistics else (metric,)
+    return (metric, f"{metric}_max") if "max" in each.meaning.statistics else (metric,)
 
 
 def _plain(meaning: Meaning) -> str:

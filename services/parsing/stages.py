@@ -14,7 +14,7 @@ _FAMILIES = ("val_", "test_", "validation_", "macro_", "micro_", "weighted_")
 _TOP_K = re.compile(r"top[0-9]+_acc")
 
 
-def stage_of(report: Report, named: Iterable[str], *, is_completed: bool) -> Stage | None:
+def stage_of(report: Report, named: Iterable[str], *, is_completed: bool, is_new_epoch: bool) -> Stage | None:
     """What the line announces; else whose metrics it holds: of training and validation together, an epoch's end."""
     names = set(named)
     if report.event is Stage.COMPLETED or report.event is Stage.EPOCH_END:
@@ -38,4 +38,6 @@ def stage_of(report: Report, named: Iterable[str], *, is_completed: bool) -> Sta
         )
     if report.step is not None or report.samples is not None:
         return Stage.TRAINING
-    return Stage.EPOCH_END if "learning_rate" in names else Stage.TRAINING if names or report.total_epochs else None
+    if "learning_rate" in names:
+        return Stage.EPOCH_START if is_new_epoch else Stage.EPOCH_END
+    return Stage.TRAINING if names or report.total_epochs else None

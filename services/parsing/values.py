@@ -61,11 +61,11 @@ _SPAN = (
     rf"|{_DAYS}{_HOURS}(?:{_MINUTES})?|{_HOURS}(?:{_MINUTES})?"
 )
 _VALUE = re.compile(
-    r"(?<![\w@.#-])(?:"
-    r"(?:(?P<days>[0-9]{1,5}) days?,? ?)?"
+    r"(?<![A-Za-z0-9_@.#-])(?:"
+    r"(?:(?P<days>[0-9]{1,5})(?: days?,? ?|,))?"
     r"(?P<clock>[0-9]{1,5}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?)(?![\w:]|\.[0-9])|"
     rf"(?P<span>{_SPAN})(?<! )(?![\w/])|"
-    r"(?P<count>[0-9]{1,12}) ?(?:/|of|out of) ?(?P<total>[0-9]{1,12})(?![\w/]|[.:][0-9])|"
+    r"(?P<count>[0-9]{1,12}) {0,3}(?:/|of|out of) {0,12}(?P<total>[0-9]{1,12})(?![\w/]|[.:][0-9])|"
     rf"(?P<number>{_NUMBER}|[+-]?(?:nan|inf(?:inity)?)(?!\w))"
     r"(?: ?(?P<unit>%|(?:[a-z]{1,12}(?:/[a-z]{1,12})?)?/(?:s|sec|second)(?!\w))"
     r"|(?P<letters>[a-zµ\u4e00-\u9fff][\w/]*))?"
@@ -108,7 +108,12 @@ _KNOWN_LETTERS = frozenset(
         "ms/it",
     ]
 )
+_DIGIT = re.compile(r"[0-9]|nan(?!\w)", re.IGNORECASE)
 _HAS_NUMBER = re.compile(r"(?<![a-z_])[0-9]|nan(?!\w)|inf(?!\w)", re.IGNORECASE)
+
+
+def has_digit(text: str) -> bool:
+    return _DIGIT.search(text) is not None
 
 
 def may_hold_numbers(text: str) -> bool:

@@ -3,7 +3,7 @@
 A key is taken apart into words: `Validation Top-1 Acc`, `val/acc_top1` and `验证准确率` are made of the same
 few. Each word has one role:
 
-- `CONTEXTS`: whose value it is, the training's or the validation's.
+- `CONTEXTS`: whose it is, the training's or the validation's.
 - `METRICS`: what was measured. A key needs exactly one.
 - `STATISTICS`: which of its values this is: the best, a mean, the one of a step.
 - `FILLERS`: words that change nothing.
@@ -36,6 +36,7 @@ METRICS = {
     "recall": ("recall", "rec"),
     "mAP": ("map",),
     "map50": ("map50",),
+    "auc": ("auc",),
     "lr": ("lr",),
     "eta": ("eta",),
     "throughput": ("throughput", "ips", "wps", "tps"),
@@ -45,7 +46,7 @@ METRICS = {
 }
 
 STATISTICS = {
-    "best": ("best",),
+    "best": ("best", "better"),
     "avg": ("avg", "average", "averaged", "mean", "ave", "smoothed", "running"),
     "max": ("max", "maximum", "peak"),
     "macro": ("macro",),
@@ -58,9 +59,10 @@ STATISTICS = {
 FILLERS = frozenset(
     """
     the a of on in for is was new begin start starting started beginning so far now current curr overall total final
-    model saved saving save with results result set sets stats statistics end value network net data dataset samples
-    all ranks this global to images obtained got achieved reached after image log complete completed done info lm
-    multiclass multilabel binary categorical sparse trained summary performance metrics output inner local
+    model saved saving save with results result set sets stats statistics end network net data dataset samples all
+    ranks this global to images obtained got achieved reached after image log complete completed done info lm
+    multiclass multilabel binary categorical sparse trained summary performance metrics phase stream going into
+    subset exp experience output inner local
     """.split()  # noqa: SIM905
 )
 
@@ -110,6 +112,9 @@ PHRASES = (
     ("samples sec", "throughput"),
     ("tokens s", "throughput"),
     ("tokens sec", "throughput"),
+    ("loss value", "loss"),
+    ("accuracy value", "accuracy"),
+    ("words sec thread", "throughput"),
     ("bbox map", "map"),
     ("bbox map50", "map50"),
     ("total epochs", "totalepochs"),
@@ -127,7 +132,9 @@ CHINESE = {
     "宏平均": "macro", "微平均": "micro", "加权": "weighted", "平均": "avg", "最佳": "best", "最好": "best",
     "最优": "best",
     "最高": "best", "当前": "current", "总": "total", "本轮": "",
-    "轮次": "epoch", "轮数": "epoch", "周期": "epoch", "批次": "step", "步数": "step", "迭代": "iter", "步": "step",
+    "误差": "loss", "完成": "completed",
+    "迭代轮数": "epoch", "迭代步数": "step", "轮次": "epoch", "轮数": "epoch", "周期": "epoch",
+    "批次": "step", "步数": "step", "迭代": "iter", "步": "step",
     "剩余时间": "eta", "预计剩余": "eta", "剩余": "eta", "显存": "gpumem", "吞吐量": "throughput", "吞吐": "throughput",
     "值": "", "为": "", "的": "", "在": "", "上": "", "模型": "model", "新": "new", "保存": "saved", "结果": "results",
     "指标": "metric", "分数": "score", "得分": "score",
@@ -159,6 +166,7 @@ HINTS = (
         "/s",
         "score",
     ),
+    "auc",
     *("metric", "best", "train", "val", "test", "ppl", "perplex", "entropy", "ips", "tps", "optimi", "stop", "finish"),
     *("complet", "done", "elapsed", "sanity", "xent", "measure", "rec:", "rec=", "throughput"),
     *("avg", "progress", "round", "%|", "[0", "[1", "[2", "[3", "[4", "[5", "[6", "[7", "[8", "[9"),
