@@ -55,9 +55,10 @@ class Value:
 _EXPONENT = r"(?:e[+-]?[0-9]{1,5})?"
 _WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _NUMBER = rf"[+-]?{_WHOLE}(?:\.[0-9]*)?{_EXPONENT}|[+-]?\.[0-9]+{_EXPONENT}"
-_DAYS, _HOURS, _MINUTES = r"[0-9]{1,6} ?d ?", r"[0-9]{1,6} ?h ?", r"[0-9]{1,6} ?m(?:in)? ?"
+_DAYS, _HOURS = r"[0-9]{1,6} ?d(?:ays?)? {0,3}", r"[0-9]{1,6} ?h(?:(?:ou)?rs?)? {0,3}"
+_MINUTES = r"[0-9]{1,6} ?m(?:in(?:ute)?s?)? {0,3}"
 _SPAN = (
-    rf"(?:{_DAYS})?(?:{_HOURS})?{_MINUTES}[0-9]{{1,6}}(?:\.[0-9]{{1,9}})? ?s(?:ec)?"
+    rf"(?:{_DAYS})?(?:{_HOURS})?{_MINUTES}[0-9]{{1,6}}(?:\.[0-9]{{1,9}})? ?s(?:ec(?:ond)?s?)?"
     rf"|{_DAYS}{_HOURS}(?:{_MINUTES})?|{_HOURS}(?:{_MINUTES})?"
 )
 _VALUE = re.compile(
@@ -67,7 +68,7 @@ _VALUE = re.compile(
     rf"(?P<span>{_SPAN})(?<! )(?![\w/])|"
     r"(?P<count>[0-9]{1,12}) {0,3}(?:/|of|out of) {0,12}(?P<total>[0-9]{1,12})(?![\w/]|[.:][0-9])|"
     rf"(?P<number>{_NUMBER}|[+-]?(?:nan|inf(?:inity)?)(?!\w))"
-    r"(?: ?(?P<unit>%|(?:[a-z]{1,12}(?:/[a-z]{1,12})?)?/(?:s|sec|second)(?!\w))"
+    r"(?: {0,3}(?P<unit>%|(?:[a-z]{1,12}(?:/[a-z]{1,12})?)?/(?:s|sec|second)(?!\w| {0,3}[:=]))"
     r"|(?P<letters>[a-zµ\u4e00-\u9fff][\w/]*))?"
     r"(?P<rest>[./:,_-][0-9][\w.:-]*)?"
     r")",
