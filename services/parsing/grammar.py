@@ -102,7 +102,9 @@ def _names_epochs(desc: str) -> bool:
 
 
 def _is_settings(keys: list[Key]) -> bool:
-    return sum(key.name in SETTINGS for key in keys) > 1
+    settings = sum(key.name in SETTINGS for key in keys)
+    others = {key.meaning.metric if key.meaning else None for key in keys if key.name not in SETTINGS}
+    return settings > 1 or (settings == 1 and others == {"lr"})
 
 
 def _is_report(report: Report) -> bool:
@@ -164,7 +166,7 @@ class _Reader:
             elif meaning.metric is None:
                 self._read_context(index, meaning, value, bare)
             else:
-                self._read_measured(meaning, value)
+                self._read_measured(index, meaning, value)
         self._read_bare(bare)
         if self.report.observations or self.report.has_counter:
             for name, value in named[:_MAX_NAMED]:
@@ -172,7 +174,6 @@ class _Reader:
                     self.report.observe(Meaning(None, self.context), value.number, name=name)
         if not self.report.observations:
             self.report.context = self.context
-        self.report.is_averaged = "avg" in self.labelled
 
     def _read_blank(self, index: int, value: Value, key: Key) -> None:
         """A number without a key of its own: a bracketed counter, a running mean, a percentage, a rate."""
@@ -200,9 +201,11 @@ class _Reader:
             report.step = int(value.number)
             self.last = "step"
 
+    def _behind(self, index: int) -> str:
+        return self.values[index + 1].gap if index + 1 < len(self.values) else self.rest
+
     def _is_average(self, index: int, value: Value, key: Key) -> bool:
-        behind = self.values[index + 1].gap if index + 1 < len(self.values) else self.rest
-        is_alone = key.opens == "(" and behind.lstrip().startswith(")")
+        is_alone = key.opens == "(" and self._behind(index).lstrip().startswith(")")
         return is_alone and self.last == "value" and value.kind is Kind.NUMBER and not value.unit
 
     def _leads(self, key: Key) -> bool:
@@ -282,15 +285,17 @@ class _Reader:
                 if value.kind is Kind.NUMBER and not value.is_whole:
                     self._observe(replace(meaning, metric="acc"), value)
 
-    def _read_measured(self, meaning: Meaning, value: Value) -> None:
+    def _read_measured(self, index: int, meaning: Meaning, value: Value) -> None:
         metric = meaning.metric
         if metric in ("total_epochs", "total_steps"):
             if value.is_whole:
                 setattr(self.report, metric, int(value.number))
             return
         if metric == "eta":
-            if value.kind is Kind.CLOCK or (value.kind is Kind.NUMBER and value.unit in _SECONDS):
-                self._observe(meaning, replace(value, number=value.number * _SECONDS.get(value.unit, 1.0)))
+            word = _WORD_BEHIND.match(self._behind(index))
+            unit = value.unit or (word[1].lower() if word and word[1].lower() in _SECONDS else "")
+            if value.kind is Kind.CLOCK or (value.kind is Kind.NUMBER and unit in _SECONDS):
+                self._observe(meaning, replace(value, number=value.number * _SECONDS.get(unit, 1.0)))
             return
         if metric == "acc" and value.kind is Kind.COUNT:  # Accuracy: 9500/10000 (95%)
             self.last = "ratio"
@@ -309,6 +314,7 @@ class _Reader:
             meaning = replace(meaning, statistics=meaning.statistics | (self.labelled & _INHERITED))
         if not self.report.observations:
             self.report.context = self.context  # labels further right are of the values behind them
+            self.report.is_averaged = "avg" in self.labelled
         self.last_metric = meaning.metric
         if self.key.is_phrase:
             self.labelled |= meaning.statistics & {"ema"}
@@ -326,6 +332,7 @@ class _Reader:
 
 _INHERITED = frozenset({"best", "ema", "topk"})
 _OF_NO_SET = OF_NO_SET | {"lr"}
+_WORD_BEHIND = re.compile(r" {1,3}([A-Za-z]{1,7})(?!\w)")
 _SECONDS = {
     "": 1.0,
     "s": 1.0,
@@ -335,6 +342,9 @@ _SECONDS = {
     "ms": 0.001,
     "m": 60.0,
     "min": 60.0,
+    "mins": 60.0,
+    "minute": 60.0,
+    "minutes": 60.0,
     "h": 3600.0,
     "秒": 1.0,
 }

@@ -119,7 +119,7 @@ def _own_name(name: str, context: str) -> tuple[str, ...]:
 
 
 def _of_no_set(each: Observation, metric: str) -> tuple[str, ...]:
-    if metric == "throughput" and each.value == 0:  # printed where nothing was measured
+    if metric == "throughput" and each.value <= 0:  # printed where nothing was measured
         return ()
     if metric == "throughput" and each.meaning.context == VAL:
         return ("val_throughput",)
