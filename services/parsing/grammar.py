@@ -17,8 +17,8 @@ from services.parsing.vocabulary import OF_NO_SET, SETTINGS
 
 _PERCENT_BAR = re.compile(
     r":? ?[0-9]{1,3}%\|[^|]{0,400}\| ?(?P<done>[0-9]{1,12})/(?P<total>[0-9]{1,12}) ?"
-    r"\[[0-9:]{1,12}<(?P<left>[0-9:?]{1,12}|[0-9]{1,4} days?, [0-9:]{1,12}), ?"
-    r"[^,\]]{0,40}(?:, ?)?(?P<rest>[^\]]{0,4000})\]?"
+    r"\[[0-9:]{1,12}<(?P<left>[0-9:?]{1,12}|[0-9]{1,4} days?, [0-9:]{1,12})"
+    r"(?:, ?[^,\]]{0,40})?(?:, ?)?(?P<rest>[^\]]{0,4000})\]?"
 )
 """tqdm's bar with counts: `Epoch 1:  50%|#### | 3/6 [00:01<00:01, 2.1it/s, loss=0.5]`."""
 _OTHER_BAR = re.compile(
@@ -29,7 +29,9 @@ _DRAWN = re.compile(r"\[[=>.#\- ]{6,}\]|[█▉▊▋▌▍▎▏░▒▓━─
 _LOGGED_BEHIND = re.compile(r"\][^\[\]]{0,80}?(?=[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})")
 
 _COUNT_BARRED = re.compile(r"\[ ?([0-9]{1,9}) ?\| ?([0-9]{1,9}) ?\]")
-_EPOCH_GLUED = re.compile(r"\bepoch(?=[0-9])", re.IGNORECASE)
+_EPOCH_GLUED = re.compile(r"\bepoch ?#?(?=[0-9])", re.IGNORECASE)
+_LEFT_BEHIND = re.compile(r"[0-9]{1,3}:[0-9]{2}:[0-9]{2} • ([0-9]{1,3}:[0-9]{2}:[0-9]{2})")
+"""What is gone and what is left, as Rich's bar writes it."""
 _UNIT_BEHIND = re.compile(r" (?:ms|s|secs?|seconds|minutes|mins?|hours|images|samples|[KMG]i?B)\b", re.IGNORECASE)
 _LEADS_EPOCH = re.compile(r"[\s*:-]{0,8}epochs?\b(?!\W{0,3}$)", re.IGNORECASE)
 """Behind a count that counts epochs: `1/10 * Epoch (train)`."""
@@ -42,8 +44,8 @@ _OTHER_REPORT = re.compile(
     r"|File \"|\bclass (?!acc)\w+|类别",
     re.IGNORECASE,
 )
-SUSPECT_WORDS = ("namespace", "config", "arg", "hyper", "resum", "load", "restor", "usage", "gflops", "trained", "scanning",
-                 "stopping", "warning", "error", "exception", 'file "', "class", "类别")  # fmt: skip
+SUSPECT_WORDS = ("namespace", "config", "arg", "hyper", "resum", "load", "restor", "usage", "gflops", "trained",
+                 "scanning", "stopping", "warning", "error", "exception", 'file "', "class", "类别")  # fmt: skip
 """Without any of them, a line needs no closer look for `_OTHER_REPORT`."""
 _FILE = re.compile(
     r"(?<![^\s'\"(])[^\s'\"]{1,400}\.(?:ckpt|pth|pt|h5|keras|pkl|bin|safetensors|tar|onnx|json|ya?ml|txt|log"
@@ -69,6 +71,8 @@ def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
         is_suspect: it has one of `SUSPECT_WORDS`, and may be a report of something else.
     """
     is_bar, drawn = False, 0
+    if "•" in text:
+        text = _LEFT_BEHIND.sub(r", eta \1 ", text)
     text = _EPOCH_GLUED.sub("epoch ", _COUNT_BARRED.sub(r"[\1/\2]", text))
     if "." in text:
         text = _FILE.sub(" ", text)
@@ -170,7 +174,7 @@ class _Reader:
         self._read_bare(bare)
         if self.report.observations or self.report.has_counter:
             for name, value in named[:_MAX_NAMED]:
-                if name not in SETTINGS:
+                if name not in SETTINGS and not name.endswith("_py"):
                     self.report.observe(Meaning(None, self.context), value.number, name=name)
         if not self.report.observations:
             self.report.context = self.context

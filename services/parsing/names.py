@@ -10,7 +10,7 @@ from services.parsing.memory import LogState
 from services.parsing.report import Number, Observation, Report
 from services.parsing.vocabulary import OF_NO_SET, TEST, TRAIN, VAL
 
-_OF_VALIDATION = frozenset({"f1", "precision", "recall", "mAP", "map50", "score"})
+_OF_VALIDATION = frozenset({"auc", "f1", "precision", "recall", "mAP", "map50", "score"})
 """Metrics that a training does not print of its own batches."""
 
 

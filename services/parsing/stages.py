@@ -9,7 +9,7 @@ from models.schemas import Stage
 from services.parsing.report import Report
 from services.parsing.vocabulary import TEST, VAL
 
-_OF_VALIDATION = frozenset({"f1", "precision", "recall", "mAP", "map50"})
+_OF_VALIDATION = frozenset({"auc", "f1", "precision", "recall", "mAP", "map50"})
 _FAMILIES = ("val_", "test_", "validation_", "macro_", "micro_", "weighted_")
 _TOP_K = re.compile(r"top[0-9]+_acc")
 

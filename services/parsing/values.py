@@ -148,7 +148,7 @@ def _value(gap: str, match: re.Match[str]) -> Value:
     if len(text) > _DIGITS:
         return Value(gap, Kind.OTHER, math.nan)
     unit = letters or (match["unit"] or "").lower()
-    return Value(gap, Kind.NUMBER, float(text), unit=unit, is_whole=text.isdecimal())
+    return Value(gap, Kind.NUMBER, float(text), unit=unit, is_whole=text.rstrip(".").isdecimal())
 
 
 def seconds_of_clock(text: str) -> float:
