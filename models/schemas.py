@@ -178,7 +178,7 @@ class CommandRequest(TaskRequest):
     )
     working_dir: PathText = Field(description="folder that the command runs in")
     env: dict[EnvironmentName, Argument] = Field(
-        default={}, max_length=1000, description="environment variables, added to the service's own"
+        default={}, max_length=1000, repr=False, description="environment variables, added to the service's own"
     )
     device: Device = Field(
         default="cuda", description="device that is kept for the command; it sees this GPU only, or none with cpu"
@@ -195,13 +195,22 @@ class ImportRequest(TaskRequest):
     follow: bool = Field(default=False, description="go on reading what is being added, until the task is stopped")
 
 
+AnyRequest = TrainingRequest | CommandRequest | ImportRequest
+"""Everything that becomes a task."""
+
+
+START_TAGS = ("training", "command")
+"""Names of the two kinds of `StartRequest`. They are no field's, but errors are located below them."""
+
+
 def _kind_of(body: Any) -> str:
     is_command = isinstance(body, CommandRequest) or (isinstance(body, dict) and "command" in body)
-    return "command" if is_command else "training"
+    return START_TAGS[is_command]
 
 
 StartRequest = Annotated[
-    Annotated[TrainingRequest, Tag("training")] | Annotated[CommandRequest, Tag("command")], Discriminator(_kind_of)
+    Annotated[TrainingRequest, Tag(START_TAGS[0])] | Annotated[CommandRequest, Tag(START_TAGS[1])],
+    Discriminator(_kind_of),
 ]
 """What `start` takes: a body with a `command` is a command, every other one is for the built-in trainer."""
 
@@ -259,6 +268,9 @@ class TaskResponse(BaseModel):
     reason: str | None = Field(default=None, description="why the task is in this status, e.g. user_stop, interrupted")
     error: str | None = Field(default=None, description="one sentence, where the task failed")
     warnings: list[str] | None = None
+    units: dict[str, Literal["percent", "fraction"]] | None = Field(
+        default=None, description="units of the accuracies in latest_metrics, of commands and imports"
+    )
     storage: Literal["degraded"] | None = Field(default=None, description="set while log lines wait for the disk")
 
 

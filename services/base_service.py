@@ -7,28 +7,24 @@ every published id the status is what the log up to that id says.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Unpack
 
 import anyio.to_thread
 
 from models.schemas import TaskStatus
 from services.errors import StorageUnavailable, TaskConflict, TaskNotFound
-from services.log_entry import (
-    LogEntry,
-    decode_frame,
-    encode_frame,
-    narrow,
-    to_wire,
-)
+from services.log_entry import LogEntry, Reading, decode_frame, encode_frame, narrow, to_wire
 from services.log_queue import LogQueue
 from services.storage.database import Database
+from services.storage.operations import Committed, CreateTask, DeleteTask
 from services.storage.store import Store
-from services.storage.writer import Committed, CreateTask, DeleteTask, Writer
+from services.storage.writer import Writer
 from services.task_state import TaskState
 
 logger = logging.getLogger(__name__)
@@ -151,11 +147,13 @@ class BaseService:
         metrics: Mapping[str, Any] | None = None,
         step: int | None = None,
         stage: str | None = None,
+        **reading: Unpack[Reading],
     ) -> None:
         """Add a line to a task's log (添加日志, 支持训练指标).
 
-        Returns at once: the line is stored and shown by the writer thread. Waits only while that
-        thread's queue is full, which happens when the disk refuses.
+        Returns at once: the line is stored and shown by the writer thread. Waits only while much of this task
+        waits to be written, which happens when the disk refuses or the lines are a flood. `reading` is for
+        whoever has read metrics, step and stage from the message itself.
 
         Raises:
             TaskNotFound: there is no such task.
@@ -163,7 +161,7 @@ class BaseService:
             TypeError, ValueError: a metric or the step is no number.
         """
         self._log_queue(task_id).put(
-            LogEntry(task_id=task_id, level=level, message=message, metrics=metrics, step=step, stage=stage)
+            LogEntry(task_id=task_id, level=level, message=message, metrics=metrics, step=step, stage=stage, **reading)
         )
 
     def get_logs(self, task_id: str) -> list[dict[str, Any]]:
@@ -211,6 +209,14 @@ class BaseService:
                 return
             else:
                 await queue.wait(after)
+
+    async def wait_for_end(self, task_id: str, timeout_s: float) -> None:
+        """Return when a task has ended, or after so long."""
+        queue = self.log_queues.get(task_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while queue is not None and not queue.ended:
+                    await queue.wait(queue.last_seq)
 
     async def _replay(self, task_id: str, after: int) -> AsyncIterator[list[bytes]]:
         while frames := await anyio.to_thread.run_sync(self._read_page, task_id, after):
@@ -279,6 +285,9 @@ class BaseService:
         for task in committed:
             task_id, ended = task.state.task_id, task.state.status.is_terminal
             with self._lock:
+                if task.rewritten is not None:
+                    self._rewrite(task.state, task.rewritten)
+                    continue
                 queue = self.log_queues[task_id]
                 if ended:
                     self.tasks.pop(task_id, None)
@@ -286,6 +295,12 @@ class BaseService:
                 else:
                     self.tasks[task_id] = task.state
                 queue.publish(task.frames, ended=ended)
+
+    def _rewrite(self, state: TaskState, frames: Sequence[bytes]) -> None:
+        """Show another reading of a task's lines; of one that has ended, the store alone knows."""
+        if state.task_id in self.tasks:
+            self.tasks[state.task_id] = state
+            self.log_queues[state.task_id].rewrite(frames)
 
 
 def _join(frames: list[bytes], metrics: frozenset[str] | None) -> bytes:

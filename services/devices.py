@@ -9,6 +9,8 @@ import pynvml
 
 CPU = "cpu"
 ANY_GPU = "cuda"
+FILE = "file"
+"""Where a task "runs" that reads a log file: it takes no device."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from operator import index
-from typing import Any
+from typing import Any, TypedDict
 
 from models.schemas import TaskStatus
+from services.parsing import Memory
 
 Number = int | float
 Metrics = Mapping[str, Number | None]
@@ -20,9 +21,13 @@ MAX_MESSAGE = 65_536
 _INT64 = 2**63
 _COUNTS = frozenset({"total_epochs", "total_steps"})
 """Metrics that are whole numbers wherever they appear."""
+CARRIED = frozenset({"epoch", *_COUNTS})
+"""Metrics that say where a line is in the training, and are no series of their own."""
 _NAME_LENGTH = 128
+_LEVELS = frozenset({"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"})
 _LINE_ENDS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 """Line ends of Unicode that JSON does not escape, and their escapes."""
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,29 @@ class StatusChange:
     device: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+class Reading(TypedDict, total=False):
+    """What is known of a line that a parser has read, besides what it says. The fields are those of `LogEntry`."""
+
+    parsed: bool
+    position: int | None
+    memory: Memory | None
+    percents: frozenset[str]
+    warns: bool
+
+
+@dataclass(slots=True)
 class LogEntry:
-    """A log line. `seq` counts a task's lines 1, 2, 3, ... and is 0 until the writer has assigned it."""
+    """A log line. `seq` counts a task's lines 1, 2, 3, ... and is 0 until the writer has assigned it.
+
+    Never changed once it is made. (To be frozen as well would cost two microseconds a line.)
+
+    Attributes:
+        parsed: the task's parser has read metrics, step and stage from the message; else whoever added it gave them.
+        position: bytes of the trainer's output up to and with this line.
+        memory: what the parser knows after it. Position and memory are stored with the task, not with the line.
+        percents: metrics that were printed with a percent sign.
+        warns: the message stands among the task's warnings.
+    """
 
     task_id: str
     level: str
@@ -49,10 +74,30 @@ class LogEntry:
     change: StatusChange | None = None
     timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
     seq: int = 0
+    parsed: bool = False
+    position: int | None = field(default=None, compare=False)
+    memory: Memory | None = field(default=None, compare=False, repr=False)
+    percents: frozenset[str] = field(default=frozenset(), compare=False)
+    warns: bool = field(default=False, compare=False)
 
     @property
     def is_last(self) -> bool:
         return self.change is not None and self.change.status.is_terminal
+
+    def as_stored(self, seq: int, stage: str) -> LogEntry:
+        """This line with its number and its stage, without what is stored with its task."""
+        return LogEntry(
+            self.task_id,
+            self.level,
+            self.message,
+            self.metrics,
+            self.step,
+            stage,
+            self.change,
+            self.timestamp,
+            seq,
+            self.parsed,
+        )
 
 
 def clean_text(text: str) -> str:
@@ -85,6 +130,8 @@ def clean_entry(entry: LogEntry) -> LogEntry:
     message = entry.message
     if len(message) > MAX_MESSAGE:
         message = f"{message[:MAX_MESSAGE]} [cut: {len(message) - MAX_MESSAGE} more characters]"
+    elif entry.level in _LEVELS and _is_clean(message) and _is_plain(entry):
+        return entry
     return replace(
         entry,
         level=clean_text(entry.level).upper()[:16],
@@ -94,6 +141,24 @@ def clean_entry(entry: LogEntry) -> LogEntry:
         stage=None if entry.stage is None else clean_text(entry.stage)[:32],
         change=None if entry.change is None else replace(entry.change, reason=_clean_reason(entry.change.reason)),
     )
+
+
+def _is_clean(text: str) -> bool:
+    """Whether `clean_text` would change nothing."""
+    if "\x00" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_plain(entry: LogEntry) -> bool:
+    """Whether it is a message and nothing else, as most lines are."""
+    return entry.metrics is None and entry.step is None and entry.stage is None and entry.change is None
 
 
 def _clean_reason(reason: str | None) -> str | None:
@@ -168,9 +233,10 @@ def encode_frame(seq: int, wire: Mapping[str, Any]) -> bytes:
     JSON escapes CR and LF, so a line cannot forge a frame (WHATWG HTML, 9.2.6 Interpreting an event stream).
     Nor can it forge one for a client that splits at the line ends of Unicode, as `str.splitlines` does.
     """
-    data = json.dumps(wire, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character, escape in _LINE_ENDS:
-        data = data.replace(character, escape)
+    data = _ENCODER.encode(wire)
+    if not data.isascii():
+        for character, escape in _LINE_ENDS:
+            data = data.replace(character, escape)
     return b"id: %d\r\ndata: %s\r\n\r\n" % (seq, data.encode())
 
 

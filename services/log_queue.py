@@ -65,6 +65,12 @@ class LogQueue:
             with suppress(RuntimeError):  # the loop has been closed, its followers are gone
                 loop.call_soon_threadsafe(self._wake, loop)
 
+    def rewrite(self, frames: Sequence[bytes]) -> None:
+        """Show the same last lines as they are read now to whoever comes for them. Called by the writer thread."""
+        with self._lock:
+            self._ring.clear()
+            self._ring.extend(frames)
+
     def read(self, after: int) -> list[bytes] | None:
         """Frames above `after`, oldest first; `None` where the ring does not reach back that far."""
         with self._lock:

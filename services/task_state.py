@@ -1,19 +1,20 @@
 """What a task's log says about the task: a pure fold, so that status can never disagree with the lines.
 
-    TaskState.after(entry) -> (next TaskState, the entry with its sequence number and stage)
+    TaskState.after(entries) -> (next TaskState, the entries with their sequence numbers and stages)
 
 The writer folds inside the transaction that stores the lines, and stores the state with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from models.schemas import Stage, TaskResponse, TaskStatus, TrainingMetrics
-from services.log_entry import LogEntry, Metrics, Number, local_time
+from services.log_entry import LogEntry, Metrics, Number, StatusChange, local_time
+from services.units import percent_families, units_of
 
 TRANSITIONS: Mapping[TaskStatus, frozenset[TaskStatus]] = {
     TaskStatus.PENDING: frozenset(
@@ -30,18 +31,25 @@ TRANSITIONS: Mapping[TaskStatus, frozenset[TaskStatus]] = {
 }
 """Which status may follow which. The last three are final."""
 
+TRAINING, IMPORT = "training", "import"
+"""Types of tasks. A command is a training."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskState:
-    """A task as of its line `last_seq`. Immutable: a reader holds a consistent moment."""
+    """A task as of its line `last_seq`. Immutable: a reader holds a consistent moment.
+
+    `request` may hold secrets of a command's environment. `percents` are the families of accuracies that
+    the log prints as percent (`services.units`).
+    """
 
     task_id: str
-    request: Mapping[str, Any]
+    request: Mapping[str, Any] = field(repr=False)
     output_dir: str
     device: str
     created_at: datetime
     updated_at: datetime
-    task_type: str = "training"
+    task_type: str = TRAINING
     status: TaskStatus = TaskStatus.PENDING
     reason: str | None = None
     error: str | None = None
@@ -54,38 +62,31 @@ class TaskState:
     description: str | None = None
     priority: int = 5
     warnings: tuple[str, ...] = ()
+    percents: frozenset[str] = frozenset()
     last_seq: int = 0
 
-    def after(self, entry: LogEntry) -> tuple[TaskState, LogEntry]:
-        """This state with one more line, and the line as it is stored: numbered, and always with a stage."""
-        stage = entry.stage or self.stage
-        changes: dict[str, Any] = {"last_seq": self.last_seq + 1, "updated_at": entry.timestamp, "stage": stage}
-        if entry.metrics:
-            changes |= self._merge_metrics(entry)
-        if entry.change is not None:
-            assert entry.change.status in TRANSITIONS[self.status], (
-                f"{self.task_id}: {self.status} cannot become {entry.change.status}"
-            )
-            changes |= {"status": entry.change.status, "reason": entry.change.reason, "error": entry.change.error}
-            if entry.change.device is not None:
-                changes["device"] = entry.change.device
-            if entry.change.status is TaskStatus.COMPLETED:
-                changes["progress"] = 100
-        return replace(self, **changes), replace(entry, seq=self.last_seq + 1, stage=stage)
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its log is that of a trainer that is not ours."""
+        return self.task_type == IMPORT or "command" in self.request
 
-    def _merge_metrics(self, entry: LogEntry) -> dict[str, Any]:
-        metrics = entry.metrics
-        assert metrics is not None
-        merged = {**self.latest_metrics, **metrics}
-        epoch, total = metrics.get("epoch"), metrics.get("total_epochs")
-        current_epoch = self.current_epoch if epoch is None else epoch
-        total_epochs = self.total_epochs if total is None else int(total)
-        return {
-            "latest_metrics": merged,
-            "current_epoch": current_epoch,
-            "total_epochs": total_epochs,
-            "progress": max(self.progress, _progress(entry, merged, current_epoch, total_epochs)),
-        }
+    def after(self, entries: Sequence[LogEntry]) -> tuple[TaskState, list[LogEntry]]:
+        """This state with more lines, and the lines as they are stored: numbered, and always with a stage."""
+        fold, seq, stage = _Fold(self), self.last_seq, self.stage
+        stored = []
+        for entry in entries:
+            seq += 1
+            stage = entry.stage or stage
+            stored.append(entry.as_stored(seq, stage))
+            if entry.metrics:
+                fold.merge(entry, entry.metrics)
+            if entry.change is not None:
+                fold.turn(entry.change)
+            if entry.warns:
+                fold.warnings = (*fold.warnings, entry.message)
+        if not stored:
+            return self, stored
+        return replace(self, last_seq=seq, stage=stage, updated_at=stored[-1].timestamp, **fold.changes()), stored
 
     def to_response(self, *, metrics: frozenset[str] | None = None, storage_degraded: bool = False) -> TaskResponse:
         """The wire form: optional fields only where they are set, metrics narrowed to `metrics` if given."""
@@ -99,6 +100,7 @@ class TaskState:
             "reason": self.reason,
             "error": self.error,
             "warnings": list(self.warnings) or None,
+            "units": (units_of(selected, self.percents) or None) if self.is_foreign else None,
             "storage": "degraded" if storage_degraded else None,
         }
         return TaskResponse(
@@ -112,6 +114,50 @@ class TaskState:
             updated_at=local_time(self.updated_at),
             **{name: value for name, value in optional.items() if value is not None},
         )
+
+
+class _Fold:
+    """The parts of a state that lines change, while they are being read. Its fields are those of `TaskState`."""
+
+    __slots__ = (
+        *("current_epoch", "device", "error", "latest_metrics", "percents", "progress"),
+        *("reason", "status", "total_epochs", "warnings"),
+    )
+
+    def __init__(self, state: TaskState) -> None:
+        self.status = state.status
+        self.reason = state.reason
+        self.error = state.error
+        self.device = state.device
+        self.progress = state.progress
+        self.current_epoch = state.current_epoch
+        self.total_epochs = state.total_epochs
+        self.latest_metrics = state.latest_metrics
+        self.percents = state.percents
+        self.warnings = state.warnings
+
+    def changes(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def merge(self, entry: LogEntry, metrics: Metrics) -> None:
+        self.latest_metrics = {**self.latest_metrics, **metrics}
+        epoch, total = metrics.get("epoch"), metrics.get("total_epochs")
+        if epoch is not None:
+            self.current_epoch = epoch
+        if total is not None:
+            self.total_epochs = int(total)
+        done = _progress(entry, self.latest_metrics, self.current_epoch, self.total_epochs)
+        self.progress = max(self.progress, done)
+        percents = percent_families(metrics, entry.percents)
+        if not percents <= self.percents:
+            self.percents |= percents
+
+    def turn(self, change: StatusChange) -> None:
+        assert change.status in TRANSITIONS[self.status], f"{self.status} cannot become {change.status}"
+        self.status, self.reason, self.error = change.status, change.reason, change.error
+        self.device = change.device or self.device
+        if change.status is TaskStatus.COMPLETED:
+            self.progress = 100
 
 
 def _progress(entry: LogEntry, merged: Metrics, epoch: Number | None, total: int | None) -> int:

@@ -41,8 +41,12 @@ class Database:
         self._lock: IO[str] | None = None
         self._writing: Connection | None = None
         if self.is_sqlite:
-            self.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
-        self.engine: Engine = create_engine(self.url, **self._engine_options())
+            self.sqlite_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # requests may hold secrets
+        self.engine: Engine = create_engine(
+            self.url,
+            hide_parameters=True,  # an error would show them in the service's log: secrets of a command, lines
+            **self._engine_options(),
+        )
         if self.is_sqlite:
             event.listen(self.engine, "connect", self._configure_sqlite)
         try:

@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import RowMapping
 
 from models.schemas import TaskStatus
-from services.log_entry import LogEntry, StatusChange
+from services.log_entry import CARRIED, LogEntry, StatusChange
+from services.storage.operations import Committed
 from services.task_state import TaskState
 
-_CARRIED = frozenset({"epoch", "total_epochs", "total_steps"})
-"""Coordinates of a point, not series of their own."""
+_CHANGING = ("device", "status", "reason", "error", "progress", "current_epoch", "total_epochs", "latest_metrics",
+             "stage", "last_seq", "updated_at", "request", "warnings", "percents")  # fmt: skip
+_ONCE = ("task_id", "task_type", "name", "description", "priority", "output_dir", "created_at")
 
-_EVERY_LINE = ("device", "status", "reason", "error", "progress", "current_epoch", "total_epochs", "latest_metrics",
-               "stage", "last_seq", "updated_at")  # fmt: skip
-_ONCE = ("task_id", "task_type", "name", "description", "priority", "request", "output_dir", "created_at")
+_COLUMNS = {"percents": "units"}
+"""Columns that are not called as the field is."""
+_AS_JSON: Mapping[str, Callable[[Any], Any]] = {
+    "latest_metrics": dict,
+    "request": dict,
+    "warnings": list,
+    "percents": sorted,
+}
 
 
 def new_task_row(state: TaskState) -> dict[str, Any]:
-    """All columns of a task."""
+    """All columns of a task that has no lines yet."""
+    return _task_columns(state, (*_ONCE, *_CHANGING))
+
+
+def changed_task_row(task: Committed) -> dict[str, Any]:
+    """The columns that a transaction has changed, so that large ones are seldom written; and the bind name of the key.
+
+    Only now the parser's memory becomes JSON: of all lines of a transaction the last one's is kept.
+    """
+    changed = [name for name in _CHANGING if getattr(task.state, name) is not getattr(task.before, name)]
+    row = _task_columns(task.state, changed)
+    if task.position is not None:
+        row["log_position"] = task.position
+    if task.memory is not None:
+        row["parser_memory"] = task.memory.to_json()
+    return {**row, "key": task.state.task_id}
+
+
+def _task_columns(state: TaskState, fields: Iterable[str]) -> dict[str, Any]:
     return {
-        **{name: getattr(state, name) for name in (*_ONCE, *_EVERY_LINE)},
-        "request": dict(state.request),
-        "latest_metrics": dict(state.latest_metrics),
-        "warnings": list(state.warnings),
+        _COLUMNS.get(name, name): _AS_JSON[name](getattr(state, name)) if name in _AS_JSON else getattr(state, name)
+        for name in fields
     }
 
 
-def changed_task_row(state: TaskState) -> dict[str, Any]:
-    """The columns that a log line can change, and the bind name of the key."""
-    row = {name: getattr(state, name) for name in _EVERY_LINE}
-    return {**row, "latest_metrics": dict(state.latest_metrics), "key": state.task_id}
-
-
 def task_from_row(row: RowMapping) -> TaskState:
-    values = {name: row[name] for name in (*_ONCE, *_EVERY_LINE)}
+    values = {name: row[_COLUMNS.get(name, name)] for name in (*_ONCE, *_CHANGING)}
     epoch = values["current_epoch"]
     values["current_epoch"] = int(epoch) if epoch is not None and epoch.is_integer() else epoch
-    return TaskState(**{**values, "status": TaskStatus(row["status"]), "warnings": tuple(row["warnings"])})
+    values["status"] = TaskStatus(values["status"])
+    values["warnings"] = tuple(values["warnings"])
+    values["percents"] = frozenset(values["percents"] or ())
+    return TaskState(**values)
 
 
 def entry_row(entry: LogEntry) -> dict[str, Any]:
@@ -55,6 +75,7 @@ def entry_row(entry: LogEntry) -> dict[str, Any]:
         "stage": entry.stage,
         "status": change.status.value if change else None,
         "reason": change.reason if change else None,
+        "parsed": entry.parsed,
     }
 
 
@@ -70,6 +91,7 @@ def entry_from_row(row: RowMapping) -> LogEntry:
         change=change,
         timestamp=row["timestamp"],
         seq=row["seq"],
+        parsed=row["parsed"],
     )
 
 
@@ -79,7 +101,7 @@ def point_rows(entry: LogEntry) -> Iterator[dict[str, Any]]:
         return
     epoch = entry.metrics.get("epoch")
     for name, value in entry.metrics.items():
-        if name not in _CARRIED:
+        if name not in CARRIED:
             yield {
                 "task_id": entry.task_id,
                 "name": name,

@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from models.schemas import TERMINAL_STATUSES, TaskStatus
 from services.errors import StorageUnavailable
 from services.log_entry import LogEntry
+from services.parsing import Memory
 from services.storage.database import Database
 from services.storage.rows import entry_from_row, task_from_row
 from services.storage.tables import log_entries, tasks
@@ -78,6 +79,13 @@ class Store:
             query = query.where(entries.stage == stage)
         with self._reading() as connection:
             return [entry_from_row(row) for row in connection.execute(query.limit(limit)).mappings()]
+
+    def read_progress(self, task_id: str) -> tuple[int, Memory | None]:
+        """Bytes of a trainer's output whose lines are stored, and the parser's memory after them."""
+        query = select(tasks.c.log_position, tasks.c.parser_memory).where(tasks.c.task_id == task_id)
+        with self._reading() as connection:
+            position, memory = connection.execute(query).one()
+        return position or 0, None if memory is None else Memory.from_json(memory)
 
     def _tasks(self, query: Select[tuple[object, ...]]) -> list[tuple[int, TaskState]]:
         with self._reading() as connection:

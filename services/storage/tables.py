@@ -1,7 +1,8 @@
 """The tables. A change here needs a migration beside it; a test compares the two.
 
 Times are stored in UTC. `log_entries.id` grows over all tasks, `(task_id, seq)` counts 1, 2, 3, ... within
-one; a metric point carries the sequence number of the line it was read from.
+one; a metric point carries the sequence number of the line it was read from. `tasks.units` lists the families
+of accuracies that are percent; `log_position` and `parser_memory` say where and how a log is read on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -23,10 +25,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    true,
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """Newest migration; a store at this revision is opened without importing Alembic."""
 
 _RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -68,6 +71,9 @@ tasks = Table(
     Column("latest_metrics", JSON, nullable=False),
     Column("stage", String(32), nullable=False),
     Column("warnings", JSON, nullable=False),
+    Column("units", JSON(none_as_null=True)),
+    Column("log_position", BigInteger),
+    Column("parser_memory", JSON(none_as_null=True)),
     Column("last_seq", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -89,6 +95,7 @@ log_entries = Table(
     Column("stage", String(32), nullable=False),
     Column("status", String(16)),
     Column("reason", String(64)),
+    Column("parsed", Boolean, nullable=False, server_default=true()),
     UniqueConstraint("task_id", "seq", name="uq_log_entries_task_id_seq"),
     sqlite_autoincrement=True,  # else the numbers of deleted rows would be used again
 )

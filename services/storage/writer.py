@@ -1,26 +1,31 @@
 """The one thread that writes.
 
-It takes whatever has gathered in its bounded queue, folds it into the task states, and commits lines,
-metric points and task rows in one transaction (group commit). Only then are waiters answered and lines
-published, so nothing that anybody has seen can be lost by a crash. When the store refuses, the batch is
-kept and tried again, the queue fills, and those who bring lines wait: nothing is dropped to keep going.
+It takes whatever has gathered in its queue, folds it into the task states, and commits lines, metric
+points and task rows in one transaction (group commit). Only then are waiters answered and lines published,
+so nothing that anybody has seen can be lost by a crash. When the store refuses, the batch is kept and tried
+again, and those who bring lines wait as soon as enough of their task's lines do: nothing is dropped to keep
+going. What may wait is bounded for each task apart, so a flood holds up nobody but itself.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
-from services.errors import StorageUnavailable, StoreInUse, TaskConflict
+from services.errors import ServiceError, StorageUnavailable, StoreInUse, TaskConflict
 from services.log_entry import LogEntry, encode_frame, to_wire
 from services.storage.database import Database
+from services.storage.operations import Committed, CreateTask, DeleteTask, Flush, Operation, Reparse
+from services.storage.reparse import write_reparse
 from services.storage.rows import changed_task_row, entry_row, new_task_row, point_rows
 from services.storage.tables import log_entries, metric_points, tasks
 from services.task_state import TaskState
@@ -28,6 +33,8 @@ from services.task_state import TaskState
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 2_000
+MAX_BATCH_CHARACTERS = 8_000_000
+"""Of the messages in one transaction. The last line may go beyond it."""
 UNSTORABLE = "This line could not be stored; the log of the service says why."
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -37,48 +44,22 @@ _INSERT_POINT = insert(metric_points)
 _UPDATE_TASK = update(tasks).where(tasks.c.task_id == bindparam("key"))
 
 
-@dataclass(frozen=True, slots=True)
-class CreateTask:
-    """Insert a task without lines."""
-
-    state: TaskState
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteTask:
-    """Remove an ended task, its lines and its points."""
-
-    task_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Flush:
-    """Change nothing: its future says that everything before it is committed."""
-
-
-Operation = LogEntry | CreateTask | DeleteTask | Flush
-
-
 @dataclass(slots=True)
-class Committed:
-    """What one transaction did to one task: its state now, the lines that led there, and their frames."""
+class _Waiting:
+    """How much of one task's log waits to be written."""
 
-    state: TaskState
-    entries: list[LogEntry] = field(default_factory=list)
-    frames: list[bytes] = field(default_factory=list)
+    lines: int = 0
+    characters: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    operation: Operation
-    done: Future[None] | None
+_Pending = tuple[Operation, Future[None] | None]
 
 
 class Writer:
     """Args:
     states: committed state of a live task (asked on the writer thread only, which alone changes it).
     publish: called on the writer thread after each commit, before waiters are answered. Must not raise.
-    limit: lines that may wait before `submit` blocks.
+    limit, max_characters: lines of one task that may wait before `submit` blocks those who bring more of them.
     """
 
     def __init__(
@@ -87,14 +68,19 @@ class Writer:
         *,
         states: Callable[[str], TaskState],
         publish: Callable[[Sequence[Committed]], None],
-        limit: int = 10_000,
+        limit: int = MAX_BATCH,
+        max_characters: int = MAX_BATCH_CHARACTERS // 2,
     ) -> None:
         self._database = database
         self._states = states
         self._publish = publish
         self._limit = limit
+        self._max_characters = max_characters
         self._queue: deque[_Pending] = deque()
-        self._changed = threading.Condition()
+        self._waiting: defaultdict[str, _Waiting] = defaultdict(_Waiting)
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._has_space = threading.Condition(self._lock)
         self._closing = threading.Event()
         self.degraded: str | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -110,7 +96,7 @@ class Writer:
         wait_for_space: bool = True,
         want_future: bool = False,
     ) -> Future[None] | None:
-        """Queue an operation; blocks while the queue is full, if `wait_for_space`.
+        """Queue an operation; blocks while enough lines of its task wait, if `wait_for_space`.
 
         `admit` runs at the moment the operation takes its place; by raising it keeps it out.
 
@@ -118,16 +104,26 @@ class Writer:
             StorageUnavailable: the writer is closed.
         """
         done: Future[None] | None = Future() if want_future else None
-        with self._changed:
-            while wait_for_space and len(self._queue) >= self._limit and not self._closing.is_set():
-                self._changed.wait()
+        with self._lock:
+            if isinstance(operation, LogEntry):
+                while wait_for_space and self._is_full(operation.task_id) and not self._closing.is_set():
+                    self._has_space.wait()
             if admit is not None:
                 admit()
             if self._closing.is_set():
                 raise StorageUnavailable("The service is shutting down.", code="shutting_down")
-            self._queue.append(_Pending(operation, done))
-            self._changed.notify_all()
+            if isinstance(operation, LogEntry):
+                waiting = self._waiting[operation.task_id]
+                waiting.lines += 1
+                waiting.characters += len(operation.message)
+            self._queue.append((operation, done))
+            if len(self._queue) == 1:
+                self._arrived.notify_all()
         return done
+
+    def _is_full(self, task_id: str) -> bool:
+        waiting = self._waiting.get(task_id)
+        return waiting is not None and (waiting.lines >= self._limit or waiting.characters >= self._max_characters)
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything submitted so far is committed.
@@ -141,9 +137,10 @@ class Writer:
 
     def close(self, timeout: float) -> bool:
         """Commit what waits and end the thread. False: the store still refused after `timeout` seconds."""
-        with self._changed:
+        with self._lock:
             self._closing.set()
-            self._changed.notify_all()
+            self._arrived.notify_all()
+            self._has_space.notify_all()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -153,24 +150,42 @@ class Writer:
                 self._write_or_retry(batch)
             except Exception as error:
                 logger.critical("The writer has made a mistake; a batch may not have been published", exc_info=error)
-                for pending in batch:
-                    if pending.done is not None and not pending.done.done():
-                        pending.done.set_exception(error)
+                for _, done in batch:
+                    if done is not None and not done.done():
+                        done.set_exception(error)
 
     def _next_batch(self) -> list[_Pending]:
-        with self._changed:
+        batch: list[_Pending] = []
+        characters = 0
+        with self._lock:
             while not self._queue and not self._closing.is_set():
-                self._changed.wait()
-            batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
-            self._changed.notify_all()
+                self._arrived.wait()
+            while self._queue and len(batch) < MAX_BATCH and characters < MAX_BATCH_CHARACTERS:
+                operation, _ = self._queue[0]
+                if isinstance(operation, Reparse) and batch:
+                    break
+                batch.append(self._queue.popleft())
+                if isinstance(operation, LogEntry):
+                    characters += len(operation.message)
+                    self._count_out(operation)
+                elif isinstance(operation, Reparse):
+                    break
+            self._has_space.notify_all()
         return batch
+
+    def _count_out(self, entry: LogEntry) -> None:
+        waiting = self._waiting[entry.task_id]
+        waiting.lines -= 1
+        waiting.characters -= len(entry.message)
+        if not waiting.lines:
+            del self._waiting[entry.task_id]
 
     def _write_or_retry(self, batch: list[_Pending]) -> None:
         """Write a batch whole, again and again while the store is unavailable; one bad operation fails alone."""
         attempt = 0
         while True:
             try:
-                committed = self._write([pending.operation for pending in batch], again=attempt > 0)
+                committed = self._write([operation for operation, _ in batch], again=attempt > 0)
             except Exception as error:  # noqa: BLE001 - the writer must outlive every bad row
                 if _is_temporary(error):
                     self._wait_degraded(error, attempt)
@@ -187,43 +202,44 @@ class Writer:
             logger.warning("The store takes writes again")
             self.degraded = None
         self._publish(committed)
-        for pending in batch:
-            if pending.done is not None:
-                pending.done.set_result(None)
+        for _, done in batch:
+            if done is not None:
+                done.set_result(None)
 
     def _write(self, operations: Sequence[Operation], *, again: bool) -> list[Committed]:
-        touched: dict[str, Committed] = {}
-        created: list[TaskState] = []
+        if isinstance(operations[0], Reparse):
+            with self._database.writing() as connection:
+                return [write_reparse(connection, operations[0])]
+        created: dict[str, TaskState] = {}
+        lines: defaultdict[str, list[LogEntry]] = defaultdict(list)
         deleted: list[str] = []
         for operation in operations:
             match operation:
-                case CreateTask(state):
-                    created.append(state)
-                    touched[state.task_id] = Committed(state)
                 case LogEntry(task_id=task_id):
-                    if task_id not in touched:
-                        touched[task_id] = Committed(self._states(task_id))
-                    task = touched[task_id]
-                    task.state, entry = task.state.after(operation)
-                    task.entries.append(entry)
-                    task.frames.append(encode_frame(entry.seq, to_wire(entry)))
+                    lines[task_id].append(operation)
+                case CreateTask(state):
+                    created[state.task_id] = state
                 case DeleteTask(task_id):
                     deleted.append(task_id)
-                case Flush():
+                case _:
                     pass
-        committed = list(touched.values())
-        entries = [entry for task in committed for entry in task.entries]
-        points = [point for entry in entries for point in point_rows(entry)]
-        if not (created or entries or deleted) or (again and self._is_stored(committed)):
+        committed = [Committed(state, state) for task_id, state in created.items() if task_id not in lines]
+        committed += [
+            _fold(created.get(task_id) or self._states(task_id), entries) for task_id, entries in lines.items()
+        ]
+        if not (created or lines or deleted) or (again and self._is_stored(committed)):
             return committed
+        entries = [entry_row(entry) for task in committed for entry in task.entries]
+        points = [point for task in committed for entry in task.entries for point in point_rows(entry)]
         with self._database.writing() as connection:
             for task_id in deleted:
                 connection.execute(tasks.delete().where(tasks.c.task_id == task_id))
             if created:
-                connection.execute(_INSERT_TASK, [new_task_row(state) for state in created])
+                connection.execute(_INSERT_TASK, [new_task_row(state) for state in created.values()])
             if entries:
-                connection.execute(_INSERT_ENTRY, [entry_row(entry) for entry in entries])
-                connection.execute(_UPDATE_TASK, [changed_task_row(task.state) for task in committed if task.entries])
+                connection.execute(_INSERT_ENTRY, entries)
+            for rows in _alike(changed_task_row(task) for task in committed if task.entries):
+                connection.execute(_UPDATE_TASK, rows)
             if points:
                 connection.execute(_INSERT_POINT, points)
         return committed
@@ -242,29 +258,56 @@ class Writer:
             logger.error("The store refuses writes; log lines wait until it takes them: %s", error)
         delay = RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)]
         if self._closing.wait(delay):
-            with self._changed:  # closing: keep trying, but not in a busy loop
-                self._changed.wait(delay)
+            with self._lock:  # closing: keep trying, but not in a busy loop
+                self._arrived.wait(delay)
 
     def _refuse(self, pending: _Pending, error: Exception) -> None:
         """Answer for an operation that can never be stored. A line leaves its number and its change of status."""
-        if isinstance(pending.operation, CreateTask) and isinstance(error, IntegrityError):
-            task_id = pending.operation.state.task_id
+        operation, done = pending
+        if isinstance(operation, CreateTask) and isinstance(error, IntegrityError):
+            task_id = operation.state.task_id
             error = TaskConflict(f"There is a task {task_id!r} already. Choose another task_id.", code="task_id_in_use")
-        else:
-            logger.error("Could not store %r", pending.operation, exc_info=error)
-            substitute = _substitute(pending.operation)
+        elif not isinstance(error, ServiceError):
+            logger.error("Could not store %r", operation, exc_info=error)
+            substitute = _substitute(operation)
             if substitute is not None and not isinstance(error, KeyError):
-                self._write_or_retry([_Pending(substitute, pending.done)])
+                self._write_or_retry([(substitute, done)])
                 return
-        if pending.done is not None:
-            pending.done.set_exception(error)
+        if done is not None:
+            done.set_exception(error)
+
+
+def _fold(before: TaskState, lines: Sequence[LogEntry]) -> Committed:
+    state, stored = before.after(lines)
+    task = Committed(before, state, stored)
+    task.frames = [encode_frame(entry.seq, to_wire(entry)) for entry in stored]
+    for line in reversed(lines):
+        if line.position is not None:
+            task.position, task.memory = line.position, line.memory
+            break
+    return task
+
+
+def _alike(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
+    """Rows in groups that have the same columns, as one statement for many rows wants them."""
+    columns = sorted
+    for _, alike in groupby(sorted(rows, key=columns), key=columns):
+        yield list(alike)
 
 
 def _substitute(operation: Operation) -> LogEntry | None:
     """What is stored in place of a line that cannot be; `None` for everything else, and for a substitute."""
     if not isinstance(operation, LogEntry) or operation.message == UNSTORABLE:
         return None
-    return LogEntry(operation.task_id, "ERROR", UNSTORABLE, change=operation.change, timestamp=operation.timestamp)
+    return LogEntry(
+        operation.task_id,
+        "ERROR",
+        UNSTORABLE,
+        change=operation.change,
+        timestamp=operation.timestamp,
+        position=operation.position,
+        memory=operation.memory,
+    )
 
 
 def _is_temporary(error: Exception) -> bool:

@@ -37,6 +37,4 @@ def turn(status: TaskStatus, task_id: str = "t", **change: str | None) -> LogEnt
 
 
 def fold(state: TaskState, *entries: LogEntry) -> TaskState:
-    for entry in entries:
-        state, _ = state.after(entry)
-    return state
+    return state.after(entries)[0]

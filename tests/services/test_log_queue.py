@@ -68,6 +68,15 @@ class TestRing:
         assert queue.read(2 * RING_SIZE - 1) is None
         assert queue.read(2 * RING_SIZE) == frames(2 * RING_SIZE + 1, 3 * RING_SIZE)
 
+    def test_frames_are_rewritten_in_their_places(self, queue: LogQueue) -> None:
+        queue.publish(frames(1, 3), ended=False)
+        queue.rewrite([b"new 2", b"new 3"])
+        assert queue.read(1) == [b"new 2", b"new 3"]
+        assert queue.read(0) is None
+        assert queue.read(3) == []
+        queue.publish(frames(4, 4), ended=False)
+        assert queue.read(2) == [b"new 3", b"frame 4"]
+
     def test_the_ring_of_a_task_that_was_taken_up_again_begins_after_its_stored_lines(
         self, idle_writer: Writer
     ) -> None:

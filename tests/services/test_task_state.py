@@ -75,7 +75,7 @@ class TestLines:
     def test_lines_are_numbered_from_one(self) -> None:
         state, numbers = RUNNING, []
         for _ in range(3):
-            state, entry = state.after(line())
+            state, (entry,) = state.after([line()])
             numbers.append((entry.seq, state.last_seq))
         assert numbers == [(1, 1), (2, 2), (3, 3)]
 
@@ -85,13 +85,13 @@ class TestLines:
         assert fold(RUNNING, entry).created_at == RUNNING.created_at
 
     def test_a_line_before_any_stage_belongs_to_the_training(self) -> None:
-        assert RUNNING.after(line())[1].stage == "training"
+        assert RUNNING.after([line()])[1][0].stage == "training"
 
     def test_a_line_without_a_stage_gets_the_one_the_training_is_in(self) -> None:
-        state, validating = RUNNING.after(line(stage="validation"))
-        state, silent = state.after(line())
-        state, ending = state.after(line(stage="epoch_end"))
-        _, silent_again = state.after(line())
+        state, (validating,) = RUNNING.after([line(stage="validation")])
+        state, (silent,) = state.after([line()])
+        state, (ending,) = state.after([line(stage="epoch_end")])
+        _, (silent_again,) = state.after([line()])
         assert [validating.stage, silent.stage] == ["validation", "validation"]
         assert [ending.stage, silent_again.stage] == ["epoch_end", "epoch_end"]
 
@@ -171,7 +171,7 @@ class TestProgress:
     def test_progress_never_goes_back_and_never_reaches_100_while_running(self, lines: list[LogEntry]) -> None:
         state = RUNNING
         for entry in lines:
-            following, _ = state.after(entry)
+            following, _ = state.after([entry])
             assert state.progress <= following.progress <= 99
             state = following
 
@@ -192,7 +192,7 @@ class TestStatus:
             assert fold(state, turn(after)).status is after
         else:
             with pytest.raises(AssertionError, match=f"{before} cannot become {after}"):
-                state.after(turn(after))
+                state.after([turn(after)])
 
     def test_a_line_that_changes_nothing_leaves_the_status(self) -> None:
         assert fold(RUNNING, line()).status is TaskStatus.RUNNING

@@ -7,8 +7,8 @@ from alembic.config import Config
 from sqlalchemy import Engine
 
 
-def upgrade(engine: Engine) -> None:
-    """Bring the store behind `engine` to the newest revision, in one transaction."""
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the store behind `engine` to a revision, the newest if none is named, in one transaction."""
     config = Config()
     config.set_main_option("script_location", "services.storage:migrations")
     config.set_main_option("path_separator", "os")
@@ -16,4 +16,4 @@ def upgrade(engine: Engine) -> None:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN")  # the driver begins by itself at an INSERT, not at a CREATE TABLE
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)

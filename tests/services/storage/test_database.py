@@ -17,8 +17,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Column, MetaData, Table, create_engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
+from models.schemas import TaskStatus
 from services.errors import StoreInUse
 from services.storage.database import Database
+from services.storage.migrations import upgrade
+from services.storage.store import Store
 from services.storage.tables import SCHEMA_REVISION, UtcDateTime, metadata
 from tests.services.storage.conftest import EmptyStore, PostgresStore
 from tests.services.storage.running_postgres import RunningPostgres
@@ -37,6 +40,15 @@ from services.storage.database import Database
 Database(sys.argv[1]).close()
 print("alembic" in sys.modules)
 """
+
+ROWS_OF_THE_FIRST_RELEASE = (
+    """INSERT INTO tasks VALUES (1, 't', 'training', NULL, NULL, 5, '{"model": "resnet18"}', '/runs/t', 'cpu',
+    'running', NULL, NULL, 0, 0, 10, '{"train_loss": 0.5}', 'training', '["old"]', 1,
+    '2025-10-29 02:00:00.000000', '2025-10-29 02:00:00.000000')""",
+    """INSERT INTO log_entries VALUES (1, 't', 1, '2025-10-29 02:00:00.000000', 'INFO', 'Train Loss: 0.5',
+    '{"train_loss": 0.5}', NULL, 'training', NULL, NULL)""",
+    "INSERT INTO metric_points VALUES ('t', 'train_loss', 1, NULL, NULL, 0.5)",
+)
 
 
 @contextmanager
@@ -110,6 +122,24 @@ class TestSchema:
             assert compare_metadata(context, metadata) == []
             assert context.get_current_revision() == SCHEMA_REVISION
             assert set(inspect(connection).get_table_names()) == {*metadata.tables, "alembic_version"}
+
+    def test_a_store_of_the_first_release_is_brought_up_to_date_with_what_is_in_it(self, store: EmptyStore) -> None:
+        engine = create_engine(store.url)
+        upgrade(engine, "0001")
+        with engine.begin() as connection:
+            for statement in ROWS_OF_THE_FIRST_RELEASE:
+                connection.exec_driver_sql(statement)
+        engine.dispose()
+        with closing(Database(store.url)) as database:
+            reader = Store(database)
+            state = reader.get_task("t")
+            assert state is not None
+            assert (state.status, state.percents, state.warnings) == (TaskStatus.RUNNING, frozenset(), ("old",))
+            assert reader.read_progress("t") == (0, None)
+            (entry,) = reader.read_entries("t")
+            assert (entry.message, entry.metrics, entry.parsed) == ("Train Loss: 0.5", {"train_loss": 0.5}, True)
+            with database.engine.connect() as connection:
+                assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
     def test_what_is_in_a_store_is_there_when_it_is_opened_again(self, store: EmptyStore, database: Database) -> None:
         with database.engine.begin() as connection:

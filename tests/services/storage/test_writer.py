@@ -11,14 +11,18 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import event, func, select
+from sqlalchemy.exc import DBAPIError
 
-from models.schemas import TaskStatus
-from services.errors import StorageUnavailable, StoreInUse, TaskConflict
+from models.schemas import LogReading, TaskStatus
+from services.errors import StorageUnavailable, StoreInUse, TaskConflict, TaskNotFound
 from services.log_entry import LogEntry
+from services.parsing import Memory
+from services.rereading import Rereading
 from services.storage.database import Database
+from services.storage.operations import Committed, CreateTask, DeleteTask, Operation, Reparse
 from services.storage.store import Store
 from services.storage.tables import metadata, metric_points
-from services.storage.writer import UNSTORABLE, Committed, CreateTask, DeleteTask, Writer
+from services.storage.writer import MAX_BATCH, UNSTORABLE, Writer
 from services.task_state import TaskState
 from tests.services.builders import line, task_state, turn
 from tests.services.storage.conftest import EmptyStore, PostgresStore
@@ -34,11 +38,11 @@ class Desk:
     `held()` makes the writer wait inside `publish`, so that what is submitted meanwhile gathers.
     """
 
-    def __init__(self, database: Database, limit: int = 10_000) -> None:
+    def __init__(self, database: Database, **limits: int) -> None:
         self.states: dict[str, TaskState] = {}
         self.shown: list[LogEntry] = []
         self.on_publish: Callable[[Sequence[Committed]], None] = lambda committed: None
-        self.writer = Writer(database, states=self.states.__getitem__, publish=self._publish, limit=limit)
+        self.writer = Writer(database, states=self.states.__getitem__, publish=self._publish, **limits)
         self._open = threading.Event()
         self._open.set()
         self._waiting = threading.Event()
@@ -65,7 +69,7 @@ class Desk:
     def create(self, task_id: str = "t") -> None:
         self.submit(CreateTask(task_state(task_id, status=TaskStatus.RUNNING))).result(TIMEOUT_S)
 
-    def submit(self, operation: LogEntry | CreateTask | DeleteTask) -> Future[None]:
+    def submit(self, operation: Operation) -> Future[None]:
         done = self.writer.submit(operation, want_future=True)
         assert done is not None
         return done
@@ -439,6 +443,137 @@ class TestFullQueue:
             assert refused == ["shutting_down"]
         closer.join(TIMEOUT_S)
         assert [entry.message for entry in reader.read_entries("t")] == ["hold", "line 0", "line 1", "line 2"]
+
+    def test_characters_count_as_well(self, database: Database) -> None:
+        desk = Desk(database, max_characters=1000)
+        desk.writer.start()
+        desk.create()
+        with desk.held():
+            desk.writer.submit(line("x" * 999))
+            desk.writer.submit(line("y" * 5000))
+            bringer = threading.Thread(target=desk.writer.submit, args=(line("z"),))
+            bringer.start()
+            bringer.join(0.1)
+            assert bringer.is_alive(), "there was no room for it"
+        bringer.join(TIMEOUT_S)
+        assert desk.writer.close(TIMEOUT_S)
+        assert [message[0] for message in desk.messages] == ["h", "x", "y", "z"]
+
+    def test_a_task_whose_lines_wait_makes_no_other_task_wait(self, small: Desk, reader: Store) -> None:
+        small.create("other")
+        with small.held():
+            for entry in numbered(3):
+                small.writer.submit(entry)
+            for entry in numbered(3, "other"):
+                small.writer.submit(entry)
+        small.writer.flush(TIMEOUT_S)
+        assert len(reader.read_entries("other")) == 3
+
+    def test_a_flood_of_one_task_leaves_the_others_their_pace(self, database: Database, reader: Store) -> None:
+        desk = Desk(database)
+        desk.writer.start()
+        desk.create()
+        desk.create("other")
+        over = threading.Event()
+
+        def flood() -> None:
+            entry = line("a line of a flood")
+            while not over.is_set():
+                desk.writer.submit(entry)
+
+        flooding = threading.Thread(target=flood)
+        flooding.start()
+        for entry in numbered(20, "other"):
+            desk.submit(entry).result(TIMEOUT_S)
+        waiting = sum(each.lines for each in desk.writer._waiting.values())
+        over.set()
+        flooding.join(TIMEOUT_S)
+        assert desk.writer.close(TIMEOUT_S)
+        assert waiting <= MAX_BATCH
+        assert len(reader.read_entries("other")) == 20
+
+
+class TestReadingOn:
+    def test_of_the_lines_of_a_transaction_the_last_place_counts(self, desk: Desk, reader: Store) -> None:
+        memories = [Memory() for _ in range(2)]
+        assert reader.read_progress("t") == (0, None)
+        with desk.held():
+            for position, memory in zip((10, 20), memories, strict=True):
+                desk.writer.submit(line(position=position, memory=memory))
+            desk.writer.submit(line("of the service's own"))
+        desk.writer.flush(TIMEOUT_S)
+        assert reader.read_progress("t") == (20, memories[-1])
+        desk.submit(line("another")).result(TIMEOUT_S)
+        assert reader.read_progress("t") == (20, memories[-1])
+
+    def test_a_line_that_no_store_can_hold_moves_the_place_on(
+        self, desk: Desk, reader: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        desk.submit(line("bad", step=2**70, position=30)).result(TIMEOUT_S)
+        assert reader.read_progress("t")[0] == 30
+
+    def test_large_columns_are_written_when_they_change(self, desk: Desk, database: Database) -> None:
+        updates: list[str] = []
+        event.listen(
+            database.engine,
+            "before_cursor_execute",
+            lambda _c, _cursor, statement, *_: updates.append(statement) if "UPDATE tasks" in statement else None,
+        )
+        desk.submit(line("plain")).result(TIMEOUT_S)
+        desk.submit(line("told", warns=True)).result(TIMEOUT_S)
+        plain, told = updates
+        for column in ("request", "warnings", "latest_metrics", "parser_memory"):
+            assert column not in plain
+        assert "warnings" in told
+        assert "request" not in told
+
+
+class TestReparse:
+    def rereading(self, desk: Desk) -> Rereading:
+        unread = replace(desk.states["t"], last_seq=0, latest_metrics={}, percents=frozenset())
+        return Rereading(unread, LogReading(log_format="none"), keep=10)
+
+    def test_it_is_a_transaction_of_its_own_between_the_lines_before_and_after(
+        self, desk: Desk, reader: Store, commits: list[str]
+    ) -> None:
+        with desk.held():
+            commits.clear()
+            for number in range(3):
+                desk.writer.submit(line(f"Train Loss: {number}", metrics={"train_loss": number}, parsed=True))
+            rereading = self.rereading(desk)
+            desk.writer.submit(Reparse("t", rereading, None))
+            desk.writer.submit(line("after", metrics={"val_loss": 1}, parsed=True))
+        desk.writer.flush(TIMEOUT_S)
+        assert len(commits) == 3
+        assert [entry.metrics for entry in reader.read_entries("t")] == [None, None, None, None, {"val_loss": 1}]
+        stored = reader.get_task("t")
+        assert stored == desk.states["t"]
+        assert stored.latest_metrics == {"val_loss": 1}
+
+    def test_it_is_done_again_while_the_store_refuses(self, store: EmptyStore, desk: Desk, reader: Store) -> None:
+        desk.submit(line("Train Loss: 1", metrics={"train_loss": 1}, parsed=True)).result(TIMEOUT_S)
+        with complaint() as complained:
+            with store.refusing_writes():
+                desk.writer.submit(Reparse("t", self.rereading(desk), None))
+                assert complained.wait(TIMEOUT_S)
+            desk.writer.flush(TIMEOUT_S)
+        assert [entry.metrics for entry in reader.read_entries("t")] == [None]
+
+    def test_of_a_task_that_was_deleted_nothing_is_left(
+        self, desk: Desk, reader: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        rereading = self.rereading(desk)
+        desk.submit(DeleteTask("t")).result(TIMEOUT_S)
+        assert isinstance(desk.submit(Reparse("t", rereading, None)).exception(TIMEOUT_S), TaskNotFound)
+        assert caplog.text == ""
+
+
+def test_an_error_of_the_store_shows_no_value(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """A request may hold secrets of a command's environment."""
+    secret = task_state("new", request={"env": {"TOKEN": "hunter2"}}, priority=2**70)
+    with pytest.raises((DBAPIError, OverflowError)) as refused:
+        desk.submit(CreateTask(secret)).result(TIMEOUT_S)
+    assert "hunter2" not in str(refused.value) + caplog.text
 
 
 class TestClosing:
