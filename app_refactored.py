@@ -25,7 +25,7 @@ from api.routers import system, training
 from api.security import RequestGuard
 from services.devices import list_gpus
 from services.executors.base import Executor
-from services.executors.thread import ThreadExecutor
+from services.executors.choice import Executors
 from services.paths import PathPolicy
 from services.scheduler import Scheduler
 from services.storage.database import Database
@@ -37,6 +37,10 @@ STALLED_MS = 45_000
 """A connection whose other end takes nothing for so long is dropped by the system, with all that waits in it:
 a stream cannot do that to itself, since an ASGI application has no way to abort a connection."""
 
+GIL_SWITCH_S = 0.001
+"""How long a thread that reads or writes lines may keep one waiting that answers a request. Measured on 2 cores with
+100,000 lines a second coming in: p99 of the health check 65 ms against 110 ms with Python's 5 ms, the lines as fast."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,12 +49,13 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
 
     Args:
         settings: read from the environment, if not given.
-        executor: where trainings run; a thread of this process, if not given.
+        executor: where every task runs; by EXECUTOR and its request, if not given.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = await run_in_threadpool(build_service, configured, executor or ThreadExecutor())
+        sys.setswitchinterval(GIL_SWITCH_S)
+        app.state.service = await run_in_threadpool(build_service, configured, executor)
         yield
         if not await run_in_threadpool(app.state.service.close):
             logger.error("The store still refused writes: the last log lines of this run are not in it")
@@ -88,7 +93,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     return app
 
 
-def build_service(settings: Settings, executor: Executor) -> TrainingService:
+def build_service(settings: Settings, executor: Executor | None = None) -> TrainingService:
     """Open the store and the service on it, and take up the queue that an earlier process left.
 
     Raises:
@@ -97,7 +102,7 @@ def build_service(settings: Settings, executor: Executor) -> TrainingService:
     database = Database(settings.store_url, synchronous=settings.sqlite_synchronous)
     service = TrainingService(
         database,
-        executor=executor,
+        executors=Executors(settings.executor, stop_grace_s=settings.stop_grace_s, only=executor),
         scheduler=Scheduler(
             cpu_limit=settings.max_training_concurrent_cpu,
             gpu_limit=settings.max_training_concurrent_gpu,
@@ -105,6 +110,8 @@ def build_service(settings: Settings, executor: Executor) -> TrainingService:
         ),
         gpus=list_gpus,
         paths=PathPolicy(settings.data_roots, settings.save_roots),
+        runs_dir=settings.state_dir / "runs",
+        allow_commands=settings.allow_commands,
     )
     service.resume_queue()
     return service

@@ -29,6 +29,16 @@ class Settings(BaseSettings):
     sqlite_synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = Field(
         default="NORMAL", description="FULL keeps the last moments in a power loss too; NORMAL loses nothing in a crash"
     )
+    executor: Literal["auto", "thread", "process"] = Field(
+        default="auto",
+        description="where trainings run; auto: in a thread of the service on the CPU, as a process on CUDA",
+    )
+    allow_commands: bool = Field(
+        default=False, description="let requests run programs of their own, with the rights of this service"
+    )
+    stop_grace_s: float = Field(
+        default=10, ge=0, le=3600, description="seconds from SIGTERM to SIGKILL where a process is stopped"
+    )
     max_training_concurrent_cpu: int = Field(default=1, ge=1, description="trainings at a time on the CPU")
     max_training_concurrent_gpu: int = Field(default=1, ge=1, description="trainings at a time on each GPU")
     data_roots: PathList = Field(

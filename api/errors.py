@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from models.schemas import ErrorResponse, FieldProblem, wire
+from models.schemas import START_TAGS, ErrorResponse, FieldProblem, wire
 from services.errors import ServiceError, StorageUnavailable
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,9 @@ def install(app: FastAPI) -> None:
 
 
 def _field_problem(error: dict[str, Any]) -> FieldProblem:
-    location = [str(part) for part in error["loc"] if part not in {"body", "query", "path", "header"}]
+    place, *inside = error["loc"]
+    if place == "body" and inside and inside[0] in START_TAGS:
+        inside = inside[1:]
+    location = [str(part) for part in inside]
     # A value that failed may be anything, so it is described by pydantic's message and never repeated.
     return FieldProblem(field=".".join(location) or "body", code=error["type"], message=error["msg"])

@@ -61,6 +61,16 @@ class PathForbidden(ServiceError, PermissionError):
     code = "path_forbidden"
 
 
+class CommandsDisabled(ServiceError, PermissionError):
+    """A command has all the rights of the service, so whoever runs the service decides."""
+
+    status_code = 403
+    code = "commands_disabled"
+
+    def __init__(self) -> None:
+        super().__init__("This service runs no commands. Whoever runs it can set ALLOW_COMMANDS=true and restart it.")
+
+
 class StorageUnavailable(ServiceError, OSError):
     """The store does not take writes at present. Nothing is lost; try again."""
 

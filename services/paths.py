@@ -25,6 +25,10 @@ class PathPolicy:
         """Raises: PathForbidden: `path` leads out of the save roots."""
         _check(field, path, self.save_roots, "SAVE_ROOTS")
 
+    def check_work(self, field: str, path: str) -> None:
+        """Raises: PathForbidden: `path`, where a command is to run, leads out of all roots together."""
+        _check(field, path, (*self.data_roots, *self.save_roots), "DATA_ROOTS, SAVE_ROOTS")
+
 
 def _check(field: str, path: str, roots: Sequence[Path], setting: str) -> None:
     if not roots:

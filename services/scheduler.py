@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from services.devices import ANY_GPU, CPU, Gpu
+from services.devices import ANY_GPU, CPU, FILE, Gpu
+
+FILES_AT_A_TIME = 16
+"""Log files that are read at the same time: each has a thread."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,7 +31,7 @@ class Scheduler:
     """
 
     def __init__(self, *, cpu_limit: int, gpu_limit: int, gpus: Callable[[], Sequence[Gpu]]) -> None:
-        self._limits = {CPU: cpu_limit}
+        self._limits = {CPU: cpu_limit, FILE: FILES_AT_A_TIME}
         self._gpu_limit = gpu_limit
         self._gpus = gpus
         self._waiting: list[Waiting] = []
@@ -44,10 +47,14 @@ class Scheduler:
         return len(self._running)
 
     def add(self, task_id: str, *, priority: int, device: str) -> None:
-        """Queue a task for `cpu`, `cuda:N` or `cuda` (any GPU)."""
+        """Queue a task for `cpu`, `cuda:N`, `cuda` (any GPU) or `file`."""
         self._count += 1
         self._waiting.append(Waiting(priority, self._count, task_id, device))
         self._waiting.sort()
+
+    def adopt(self, task_id: str, *, device: str) -> None:
+        """Count a task that runs already, whether its device has room or not."""
+        self._running[task_id] = device
 
     def discard(self, task_id: str) -> None:
         """Forget a task, whether it waits or runs; its place is free."""

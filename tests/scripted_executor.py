@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from models.schemas import TrainingRequest
 from services.executors.base import Executor, Run
 from trainer.errors import TrainingStopped
 
@@ -22,11 +23,12 @@ EPOCH_LINES = (
 
 def native_epochs(run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
     """A whole training in the native formats, as fast as it can be printed."""
-    for epoch in range(1, run.request.num_epochs + 1):
+    total = run.request.num_epochs if isinstance(run.request, TrainingRequest) else 2
+    for epoch in range(1, total + 1):
         if should_stop():
             raise TrainingStopped
         for line in EPOCH_LINES:
-            logger.info(line.format(epoch=epoch, total=run.request.num_epochs))
+            logger.info(line.format(epoch=epoch, total=total))
     logger.info("Training complete.")
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Body, Header, Path, Query, Response
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
 from starlette.concurrency import run_in_threadpool
@@ -18,13 +18,15 @@ from api.strict_json import StrictJsonRoute
 from models.schemas import (
     ActionResponse,
     DetailedLogEntry,
+    ImportRequest,
     LogPage,
+    LogReading,
     Stage,
+    StartRequest,
     StoredLogEntry,
     TaskPage,
     TaskResponse,
     TaskStatus,
-    TrainingRequest,
 )
 from services.log_entry import narrow, to_wire
 
@@ -35,6 +37,8 @@ RETRY_MS = 3000
 KEEP_ALIVE_S = 15
 SEND_TIMEOUT_S = 60
 """A viewer that has taken nothing for so long is let go; it can resume where it was."""
+IMPORT_WAIT_S = 10
+"""How long the answer to an import waits for the end of the file."""
 
 NO_NUL = r"^[^\x00]*$"
 """PostgreSQL refuses to look for it."""
@@ -54,12 +58,14 @@ STATUS_DESCRIPTION = """\
 | `latest_metrics` | 最新的训练指标, see below |
 | `created_at`, `updated_at` | 创建与更新时间, local time |
 | `reason`, `error` | why the task ended, where there is something to say |
-| `warnings` | e.g. fields of the request that are not known |
+| `warnings` | e.g. fields of the request that are not known, own patterns that match nothing |
+| `units` | `percent` or `fraction` for each accuracy in `latest_metrics`, of commands and imported logs |
 | `name`, `description`, `priority` | as the request gave them |
 | `storage` | `degraded` while log lines wait for the disk; nothing is lost |
 
-`latest_metrics` (每个字段都是可选的, each is optional; accuracies are percent, F1, mAP, precision and recall are
-fractions; `null` stands for a value that was not finite):
+`latest_metrics` (每个字段都是可选的, each is optional; the built-in trainer's accuracies are percent, other logs keep
+their own numbers, see `units`; F1, mAP, precision and recall are fractions; `null` stands for a value that was not
+finite):
 
 | 指标 metric | 含义 meaning |
 |---|---|
@@ -131,9 +137,31 @@ class LogStream(EventSourceResponse):
     response_model_exclude_unset=True,
     responses=documented(400, 401, 403, 409, 413, 422, 503),
 )
-def start_training(request: TrainingRequest, service: Service) -> TaskResponse:
-    """检查请求并启动训练. Everything is checked before a device is taken; the task runs, or waits for its device."""
+def start_training(request: Annotated[StartRequest, Body()], service: Service) -> TaskResponse:
+    """检查请求并启动训练. Everything is checked before a device is taken; the task runs, or waits for its device.
+
+    带 `command` 的请求运行自己的训练程序. A body with a `command` runs a trainer of your own, where that is allowed.
+    """
     return service.start_training(request).to_response()
+
+
+@router.post(
+    "/import",
+    summary="导入训练日志",
+    response_model=TaskResponse,
+    response_model_exclude_unset=True,
+    responses=documented(400, 401, 403, 409, 413, 422, 503),
+)
+async def import_training(request: ImportRequest, service: Service) -> TaskResponse:
+    """把日志文件变成任务. Makes a task of the log file of a training that ran somewhere else.
+
+    The answer waits up to 10 s for the end of the file, so most files are answered as `completed`. With `follow`
+    it comes at once, and what is added to the file is read until the task is stopped.
+    """
+    state = await run_in_threadpool(service.start_training, request)
+    if not request.follow:
+        await service.wait_for_end(state.task_id, IMPORT_WAIT_S)
+    return (await run_in_threadpool(service.get_task, state.task_id)).to_response()
 
 
 @router.get(
@@ -248,12 +276,28 @@ def stop_training(task_id: TaskIdPath, service: Service) -> ActionResponse:
     return ActionResponse(message=service.stop_training(task_id), task_id=task_id)
 
 
+@router.post(
+    "/{task_id}/reparse",
+    summary="重新解析日志",
+    response_model=TaskResponse,
+    response_model_exclude_unset=True,
+    responses=documented(400, 401, 403, 404, 409, 413, 422, 503),
+)
+def reparse_training(task_id: TaskIdPath, reading: LogReading, service: Service) -> TaskResponse:
+    """用新的规则重新读出指标. Reads the metrics of a task from its stored lines again, with other patterns.
+
+    Everybody sees the old metrics until they are replaced by the new ones, all at once. Lines to come are read by
+    the new patterns too.
+    """
+    return service.reparse(task_id, reading).to_response()
+
+
 @router.delete(
     "/{task_id}",
     summary="删除训练任务",
     responses=documented(401, 403, 404, 409, 422, 503),
 )
 def delete_training(task_id: TaskIdPath, service: Service) -> ActionResponse:
-    """删除已结束任务的记录和日志. Removes an ended task and its lines from the store; its files stay."""
+    """删除已结束任务的记录和日志. Removes an ended task and its lines from the store; files below `save_path` stay."""
     service.delete_task(task_id)
     return ActionResponse(message="The task and its log were deleted; its files were kept.", task_id=task_id)

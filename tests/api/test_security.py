@@ -36,7 +36,9 @@ ROUTES = [
     ("GET", "/api/v2/training/some"),
     ("GET", "/api/v2/training/some/logs"),
     ("GET", "/api/v2/training/some/logs/history"),
+    ("POST", "/api/v2/training/import"),
     ("POST", "/api/v2/training/some/stop"),
+    ("POST", "/api/v2/training/some/reparse"),
     ("DELETE", "/api/v2/training/some"),
     ("GET", "/nowhere"),
 ]

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from models.schemas import TrainingRequest
 from services.base_service import BaseService
+from services.devices import Gpu
 from services.storage.database import Database
+from services.task_state import TaskState
+from services.training_service import TrainingService
+from tests.services.trainings import START
 
 
 @pytest.fixture
@@ -23,3 +29,21 @@ def base(database: Database) -> Iterator[BaseService]:
     service = BaseService(database)
     yield service
     service.close()
+
+
+@pytest.fixture(autouse=True)
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
+    """The GPUs of this machine: none, until a test adds some."""
+    present: list[Gpu] = []
+    monkeypatch.setattr("app_refactored.list_gpus", lambda: present)
+    return present
+
+
+@pytest.fixture
+def start(service: TrainingService, body: dict[str, Any]) -> START:
+    """`start(**changes)` asks for a training that is right in every field but those."""
+
+    def ask(**changes: Any) -> TaskState:
+        return service.start_training(TrainingRequest(**{**body, **changes}))
+
+    return ask

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from services.devices import Gpu
-from services.scheduler import Scheduler
+from services.scheduler import FILES_AT_A_TIME, Scheduler
 
 IDLE = (Gpu("cuda:0", 0), Gpu("cuda:1", 0))
 
@@ -176,3 +176,25 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_task_that_runs_already_takes_its_place_even_where_there_is_none() -> None:
+    order = scheduler(cpu=1)
+    order.adopt("a", device="cpu")
+    order.adopt("b", device="cpu")
+    order.add("c", priority=5, device="cpu")
+    assert (order.running, order.queued) == (2, 1)
+    order.discard("a")
+    assert order.next_runnable() is None
+    order.discard("b")
+    assert order.next_runnable() == ("c", "cpu")
+
+
+def test_files_are_read_beside_every_device_up_to_their_own_limit() -> None:
+    order = scheduler(cpu=1)
+    order.add("training", priority=5, device="cpu")
+    for number in range(FILES_AT_A_TIME + 1):
+        order.add(f"file {number}", priority=5, device="file")
+    running = [order.next_runnable() for _ in range(FILES_AT_A_TIME + 2)]
+    assert running.count(None) == 1
+    assert ("training", "cpu") in running

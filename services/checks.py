@@ -1,0 +1,114 @@
+"""Whether what a request asks for is allowed, and can be done, before it becomes a task."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from models.schemas import AnyRequest, CommandRequest, FieldProblem, ImportRequest
+from services.devices import ANY_GPU, CPU, FILE, Gpu
+from services.errors import CommandsDisabled
+from services.parsing import check_reading
+from services.paths import PathPolicy
+from trainer.preflight import check
+
+RESERVED_TASK_IDS = frozenset({"start", "events", "compare", "import", "parsing", "models"})
+"""Words that are, or may become, routes beside `/api/v2/training/{task_id}`."""
+
+
+def check_allowed(request: AnyRequest, paths: PathPolicy, *, allow_commands: bool) -> None:
+    """Look at nothing that the request names but whether this service may use it.
+
+    Raises:
+        CommandsDisabled: it is a command, and this service runs none.
+        PathForbidden: a path is outside the configured roots.
+    """
+    if isinstance(request, CommandRequest):
+        if not allow_commands:
+            raise CommandsDisabled
+        paths.check_work("working_dir", request.working_dir)
+    elif isinstance(request, ImportRequest):
+        paths.check_data("path", request.path)
+    else:
+        paths.check_data("train_path", request.train_path)
+        paths.check_data("val_path", request.val_path)
+        if request.weight_path:
+            paths.check_data("weight_path", request.weight_path)
+        paths.check_save("save_path", request.save_path)
+
+
+def find_problems(request: AnyRequest) -> list[FieldProblem]:
+    """What is wrong with the fields of an allowed request; empty is good. The device is for the caller to check."""
+    problems = [*_task_id_problems(request.task_id), *check_reading(request)]
+    if isinstance(request, CommandRequest):
+        return [*problems, *_command_problems(request)]
+    if isinstance(request, ImportRequest):
+        return [*problems, *_file_problems(request.path)]
+    return [*problems, *check(request)]
+
+
+def _task_id_problems(task_id: str | None) -> list[FieldProblem]:
+    if task_id not in RESERVED_TASK_IDS:
+        return []
+    return [FieldProblem(field="task_id", code="task_id_reserved", message=f"{task_id!r} is a route; choose another")]
+
+
+def _command_problems(request: CommandRequest) -> list[FieldProblem]:
+    folder = request.working_dir
+    try:
+        is_folder = stat.S_ISDIR(Path(folder).stat().st_mode)
+    except OSError as error:
+        message = f"{folder!r} cannot be used ({error.strerror}): create it or correct it"
+        return [FieldProblem(field="working_dir", code="path_not_found", message=message)]
+    if not is_folder:
+        message = f"{folder!r} is a file: name the folder that the command runs in"
+        return [FieldProblem(field="working_dir", code="not_a_folder", message=message)]
+    program = request.command[0]
+    if _finds_program(program, Path(folder), os.environ | request.env):
+        return []
+    where = f"in {folder!r}" if "/" in program else "on the PATH that the command gets"
+    message = f"there is no program {program!r} {where}: correct it, or give its absolute path"
+    return [FieldProblem(field="command", code="program_not_found", message=message)]
+
+
+def _finds_program(program: str, folder: Path, env: Mapping[str, str]) -> bool:
+    """Whether execvpe(3) would find it from `folder`, which a relative path begins at."""
+    if "/" in program:
+        return shutil.which(folder / program) is not None
+    places = env.get("PATH", os.defpath).split(os.pathsep)
+    return bool(program) and any(shutil.which(folder / place / program) for place in places)
+
+
+def _file_problems(path: str) -> list[FieldProblem]:
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # asked first: opening a pipe would wait for its other end
+            message = f"{path!r} is no regular file: name the log file itself"
+            return [FieldProblem(field="path", code="not_a_file", message=message)]
+        Path(path).open("rb").close()
+    except FileNotFoundError:
+        message = f"{path!r} does not exist: correct it"
+        return [FieldProblem(field="path", code="path_not_found", message=message)]
+    except OSError as error:
+        message = f"{path!r} cannot be read ({error.strerror}): let this service read it"
+        return [FieldProblem(field="path", code="path_not_readable", message=message)]
+    return []
+
+
+def resolve_device(request: AnyRequest, gpus: Callable[[], Sequence[Gpu]]) -> tuple[str, list[FieldProblem]]:
+    """Where a task is to run on this machine, and what is wrong with the device that it asks for."""
+    if isinstance(request, ImportRequest):
+        return FILE, []
+    wanted = request.device
+    if wanted == CPU:
+        return CPU, []
+    names = [gpu.name for gpu in gpus()]
+    if wanted == ANY_GPU:
+        return (ANY_GPU if names else CPU), []
+    if wanted in names:
+        return wanted, []
+    devices = ", ".join([CPU, *names])
+    message = f"there is no {wanted} on this machine, which has: {devices}"
+    return CPU, [FieldProblem(field="device", code="device_not_found", message=message)]

@@ -1,0 +1,88 @@
+"""What connects a trainer to the service: a handler of its log records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from services.base_service import BaseService
+from services.errors import ServiceError
+from services.parsing import LineParser
+from services.pattern_warnings import PatternWatch
+
+
+class TrainingLogHandler(logging.Handler):
+    """Reads one task's metrics from its trainer's own log records (拦截训练日志并提取指标).
+
+    Put on the trainer's logger, it is all that connects a trainer to the service.
+
+    Args:
+        task_id: whose lines they are.
+        service: where they go.
+        parser: reads them; by the formats that are known, if not given.
+        told: warnings that the task has already.
+    """
+
+    def __init__(
+        self, task_id: str, service: BaseService, parser: LineParser | None = None, told: Collection[str] = ()
+    ) -> None:
+        super().__init__()
+        self.task_id = task_id
+        self.service = service
+        self._parser = parser or LineParser()
+        self._watch = PatternWatch(self._parser, told)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Parse and hand on a record, line by line. Never raises; waits only while too much of its task waits."""
+        try:
+            lines = self._text_of(record).split("\n")
+            position: int | None = getattr(record, "position", None)
+            for number, line in enumerate(lines, start=1):
+                parsed = self._parser.parse(line)
+                is_whole = position is not None and number == len(lines)
+                self.service.add_log(
+                    self.task_id,
+                    record.levelname,
+                    line,
+                    parsed.metrics or None,
+                    parsed.step,
+                    parsed.stage,
+                    parsed=True,
+                    percents=parsed.percents,
+                    position=position if is_whole else None,
+                    memory=self._parser.memory if is_whole else None,
+                )
+                for warning in self._watch.after_line():
+                    self._warn(warning)
+        except ServiceError:
+            return  # the task has ended: what its stray threads still say belongs to no task
+        except Exception:  # noqa: BLE001 - a handler must not break the trainer that logs
+            self.handleError(record)
+
+    def _text_of(self, record: logging.LogRecord) -> str:
+        if self.formatter or record.exc_info or record.exc_text or record.stack_info:
+            return self.format(record)
+        return record.getMessage()  # what `format` comes to, without its detours
+
+    def finish(self) -> None:
+        """The trainer has ended: say what only the end of its log shows."""
+        with self.held():
+            for warning in self._watch.at_the_end():
+                self._warn(warning)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No record is handled meanwhile."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def read_on_with(self, parser: LineParser, watch: PatternWatch) -> None:
+        """From now on lines are read by another parser, which is as far as this one. Call it while `held`."""
+        self._parser, self._watch = parser, watch
+
+    def _warn(self, warning: str) -> None:
+        self.service.add_log(self.task_id, "WARNING", warning, warns=True)
