@@ -11,9 +11,20 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
 from app_refactored import create_app
-from models.schemas import Stage, TaskResponse, TaskStatus, TrainingMetrics, TrainingRequest
+from models.schemas import (
+    CommandRequest,
+    ImportRequest,
+    MetricDefinition,
+    Stage,
+    TaskRequest,
+    TaskResponse,
+    TaskStatus,
+    TrainingMetrics,
+    TrainingRequest,
+)
 from services.parsing import LineParser
 from settings import Settings
 from tests.documents import (
@@ -95,20 +106,44 @@ def test_every_setting_is_documented_with_its_default(readme: Path) -> None:
     assert [name.lower() for name in table] == list(Settings.model_fields)
     for name, field in Settings.model_fields.items():
         shown = coded(table[name.upper()][0])
-        assert shown == (None if field.default in (None, ()) else str(field.default)), name
+        default = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        assert shown == (None if field.default in (None, ()) else default), name
 
 
 @both_guides
-def test_every_request_field_is_documented_with_its_default(guide: Path) -> None:
-    table = table_of(guide, "train_path")
-    assert list(table) == list(TrainingRequest.model_fields)
-    for name, field in TrainingRequest.model_fields.items():
+@pytest.mark.parametrize(
+    ("model", "one_field", "inherited"),
+    [
+        (TrainingRequest, "train_path", BaseModel),
+        (CommandRequest, "working_dir", TaskRequest),
+        (ImportRequest, "path", TaskRequest),
+        (MetricDefinition, "regex", BaseModel),
+    ],
+)
+def test_every_request_field_is_documented_with_its_default(
+    guide: Path, model: type[BaseModel], one_field: str, inherited: type[BaseModel]
+) -> None:
+    """What requests have in common stands in the table of the first."""
+    table = table_of(guide, one_field)
+    fields = {name: field for name, field in model.model_fields.items() if name not in inherited.model_fields}
+    assert table.keys() == fields.keys()
+    for name, field in fields.items():
         shown = coded(table[name][0])
         if field.is_required() or field.default is None:
             assert shown is None, name
         else:
             assert shown is not None, name
             assert json_or_text(shown) == field.default, name
+
+
+@both_guides
+def test_fields_that_requests_have_in_common_are_named(guide: Path) -> None:
+    common = TaskRequest.model_fields.keys()
+    assert common < table_of(guide, "train_path").keys()
+    sentences = [line for line in re.split(r"\n\n", prose_of(guide)) if line.startswith("`name`")]
+    assert len(sentences) == 2
+    for sentence in sentences:
+        assert common <= set(re.findall(r"`(\w+)`", sentence))
 
 
 def json_or_text(shown: str) -> Any:
@@ -172,7 +207,11 @@ def test_every_reason_is_documented(guide: Path) -> None:
     raised = {
         call.args[0].value for call in calls_in("trainer", "TrainingFailed") if isinstance(call.args[0], ast.Constant)
     }
-    assert table_of(guide, "user_stop").keys() == raised | {"user_stop", "interrupted", "error"}
+    raised |= {
+        call.args[0].value for call in calls_in("services", "TrainingFailed") if isinstance(call.args[0], ast.Constant)
+    }
+    numbered = {"exit_code_N", "killed_by_signal_N"}
+    assert table_of(guide, "user_stop").keys() == raised | numbered | {"user_stop", "interrupted", "error"}
 
 
 @both_readmes

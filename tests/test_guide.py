@@ -32,7 +32,7 @@ from pydantic import SecretStr
 
 import app_refactored
 from client.demo.digits import digit_folders
-from models.schemas import DetailedLogEntry, TaskResponse, TrainingRequest
+from models.schemas import DetailedLogEntry, ImportRequest, TaskResponse, TrainingRequest
 from services.devices import Gpu
 from services.executors.base import Run
 from services.parsing import LineParser
@@ -105,7 +105,9 @@ class Workplace:
         """The block's code with the reader's own address, folders and task."""
         server = self.guarded() if "Bearer" in block.code else self.server
         code = functools.reduce(lambda text, address: text.replace(address, server.url), ADDRESSES, block.code)
-        code = re.sub(r"(?<![\w.])/(data|checkpoints)\b", rf"{self.folder}/\1", code).replace("YOUR_TOKEN", TOKEN)
+        code = re.sub(r"(?<![\w.])/(data|checkpoints|code|logs(?=/train))\b", rf"{self.folder}/\1", code).replace(
+            "YOUR_TOKEN", TOKEN
+        )
         if "status=running" in code:
             self.start(server, held=True)
             self.start(server, held=True)
@@ -177,6 +179,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             one.parent.mkdir(parents=True)
             Image.new("L", (8, 8)).save(one)
     digit_folders(folder / "demo" / "data")
+    (folder / "code").mkdir()
+    (folder / "logs").mkdir()
+    (folder / "logs" / "train.log").write_text("Epoch [3/10] started\nTrain Loss: 0.5234, Train Accuracy: 0.8245\n")
     for name, script in (("python", PYTHON_SHIM), ("make", MAKE_SHIM)):
         (folder / "bin").mkdir(exist_ok=True)
         (folder / "bin" / name).write_text(script)
@@ -216,9 +221,11 @@ def workplace(
 
     def print_epoch(run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
         assert may_print.wait(30)
-        for line in epoch_lines():
+        request = run.request
+        lines = Path(request.path).read_text().splitlines() if isinstance(request, ImportRequest) else epoch_lines()
+        for line in lines:
             logger.info(line)
-        if run.request.seed == HELD:
+        if isinstance(run.request, TrainingRequest) and run.request.seed == HELD:
             printed.release()
             never = threading.Event()
             while not should_stop():
@@ -234,6 +241,7 @@ def workplace(
         "max_training_concurrent_cpu": 99,
         "max_training_concurrent_gpu": 99,
         "allowed_origins": (web,),
+        "allow_commands": True,
     }
     guarded = functools.partial(serve, **options, api_tokens=(SecretStr(TOKEN),), state_dir=tmp_path / "guarded")
     return Workplace(images, serve(**options), functools.cache(guarded), printed, may_print)
