@@ -29,7 +29,7 @@ _HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(0x5E)} | str.maketrans("【�
 _LEVEL = r"(?:debug|info|notice|warn(?:ing)?|error|critical|fatal)(?!\w)"
 _NAME = r"[A-Za-z_][\w.-]{0,63}"
 _TIME = r"[0-9]{1,2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]{1,9})?(?:Z|[+-][0-9]{2}:?[0-9]{2})?(?!\w)"
-_DATE = r"(?:[0-9]{4}[-/.])?[0-9]{1,2}[-/.][0-9]{1,2}(?:[T ])(?=[0-9]{1,2}:)"
+_DATE = r"(?:[0-9]{4}[-/.])?[0-9]{1,2}[-/.][0-9]{1,2}(?:T| {1,3})(?=[0-9]{1,2}:)"
 
 _PREFIX_PART = re.compile(
     rf"(?:{_DATE})?{_TIME}(?! ?[</])"
@@ -52,6 +52,8 @@ _NTH = re.compile(
 )
 _EPOCHS = frozenset({"轮", "epoch", "个epoch", "周期", "个周期", "代"})
 _MAX_PREFIX_PARTS = 16
+_LOGGERS = frozenset({"trainer"})
+"""Names of loggers that are words of a report as well."""
 
 
 @dataclass(slots=True)
@@ -126,5 +128,4 @@ def _context_of_name(name: str) -> str | None:
 
 def _is_part_of_message(tag: str) -> bool:
     """`[Train]`, `[Epoch]`: not a logger's name but a word of the report."""
-    meaning = meaning_of(tag)
-    return meaning is not None
+    return tag.lower() not in _LOGGERS and meaning_of(tag) is not None

@@ -142,6 +142,8 @@ class LineParser:
 
     def _read_words(self, text: str, report: Report) -> None:
         words = report.message or text
+        if "  " in words:
+            words = " ".join(words.split())
         if announces_completion(words):
             report.event = None if report.context == VAL else Stage.COMPLETED
         elif report.epoch is not None and report.event is None:
