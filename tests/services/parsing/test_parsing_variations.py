@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from services.parsing import LineParser, ParsedLine
-from services.parsing.cleaning import message_of
+from services.parsing.cleaning import read_message
 
 LINES = [
     "Epoch [3/10] started",
@@ -16,7 +16,7 @@ LINES = [
     "Validation Loss: 0.6123, Validation Accuracy: 78.92%",
     "Validation macro_Precision: 0.81",
     "Validation Top-k Accuracy: {'top1': 78.92, 'top3': 92.34}",
-    "LR: 3.2e-05",
+    "Epoch [3/10], LR: 3.2e-05",
     "New best model saved with Accuracy: 79.12%",
     "Training complete. Best Accuracy: 79.12%",
     "Training complete",
@@ -93,10 +93,10 @@ def test_appearance_changes_nothing(touch: Callable[[str], str]) -> None:
     [
         ("", ""),
         ("hello", "hello"),
-        ("  a \t b \x00 ", "a b"),
+        ("  a \t b \x00 ", "a \t b"),
         ("\x1b[31mred\x1b[0m", "red"),
         ("\x1b", ""),
-        ("\x1b[", ""),
+        ("\x1b[", "["),
         ("\x1b]8;;http://host/\x1b\\link\x1b]8;;\x1b\\", "link"),
         ("old\rnew", "new"),
         ("old\r   ", "old"),
@@ -104,9 +104,9 @@ def test_appearance_changes_nothing(touch: Callable[[str], str]) -> None:
         ("INFO:root:INFO is a word", "is a word"),
         ("Information: 3", "Information: 3"),
         ("[a] [b] [c] hello", "hello"),
-        ("[Epoch 3/10] hello", "Epoch 3/10] hello"),
+        ("[Epoch 3/10] hello", "[Epoch 3/10] hello"),
         ("Val Acc：８２％", "Val Acc:82%"),
     ],
 )
-def test_message_of(line: str, message: str) -> None:
-    assert message_of(line) == message
+def test_a_message_is_what_a_reader_sees(line: str, message: str) -> None:
+    assert read_message(line).text == message
