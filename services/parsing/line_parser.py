@@ -159,6 +159,7 @@ class LineParser:
         self, report: Report, own: list[Found], header: Header, rank: int | None, *, matched: Collection[int]
     ) -> ParsedLine:
         before = self._state
+        report.drop_what_counts_nothing()
         if before.is_closed and report.opens_with_count and report.epoch is None:
             report.context = report.context or VAL  # a second summary of one epoch
         if report.total_steps is not None and (report.step, report.total_steps) == (before.epoch, before.total_epochs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -117,7 +118,9 @@ class LogState:
     def _bar_after(self, epoch: Number, named: Mapping[str, Number]) -> dict[str, Any]:
         """What a bar shows at first in a new epoch, it has carried over from the one before."""
         shown = tuple(
-            (name, value) for name, value in named.items() if name not in OF_NO_SET and not name.endswith("_step")
+            (name, value)
+            for name, value in named.items()
+            if name not in OF_NO_SET and not name.endswith("_step") and math.isfinite(value)
         )
         if epoch == self.bar_epoch or self.bar_epoch is None:
             fresh = tuple(pair for pair in self.stale_values if pair in shown)

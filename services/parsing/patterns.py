@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 import re2
 
 from models.schemas import FieldProblem, MetricDefinition
+from services.parsing.report import Number, is_count
 from services.parsing.values import read_number
 
 MAX_MATCHES = 100
 """Of one pattern in one line: a pattern with a name group can find several metrics."""
 _MAX_PROGRAM_BYTES = 1 << 20
 _PLACES = frozenset({"epoch", "total_epochs", "step", "total_steps"})
-
-Number = int | float
 
 
 @dataclass(slots=True)
@@ -63,6 +62,8 @@ class Pattern:
     def read(self, text: str) -> Found | None:
         """What the pattern finds in `text`, or None where it does not match or what it found is no number."""
         found = Found(self.label)
+        if not text.isascii():
+            text = text.encode(errors="replace").decode()  # RE2 reads UTF-8, which has no lone surrogates
         for number, match in enumerate(self._regex.finditer(text)):
             if number == MAX_MATCHES:
                 break
@@ -89,7 +90,8 @@ def _add(found: Found, name: str, text: str | None) -> None:
     if value is None:
         return
     if name in _PLACES:
-        found.places[name] = int(value) if value.is_integer() else value
+        if is_count(value) and (value.is_integer() or name == "epoch"):
+            found.places[name] = int(value) if value.is_integer() else value
         return
     found.metrics[name] = value
     if text.strip().endswith("%"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -143,7 +144,8 @@ def _number(value: Any) -> tuple[int | float | None, bool]:
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if isinstance(value, int | float):
-        return value, False
+        is_too_large = isinstance(value, int) and abs(value) > sys.float_info.max
+        return None if is_too_large else value, False
     if isinstance(value, str) and len(value) <= 40:
         text = value.strip()
         is_percent = text.endswith("%")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,6 +10,14 @@ from models.schemas import Stage
 from services.parsing.meaning import Meaning
 
 Number = int | float
+
+MAX_COUNT = 10**15
+"""No training has more epochs or steps; the store could not hold many more."""
+_COUNTERS = ("epoch", "total_epochs", "step", "total_steps", "best_epoch")
+
+
+def is_count(number: Number) -> bool:
+    return math.isfinite(number) and 0 <= number <= MAX_COUNT
 
 
 @dataclass(slots=True)
@@ -82,6 +91,13 @@ class Report:
     def is_setting(self) -> bool:
         """A learning rate alone: in front of a training, it is a setting."""
         return not self.has_counter and {each.meaning.metric for each in self.observations} == {"lr"}
+
+    def drop_what_counts_nothing(self) -> None:
+        """Counters that are NaN, negative or out of all bounds."""
+        for name in _COUNTERS:
+            number = getattr(self, name)
+            if number is not None and not is_count(number):
+                setattr(self, name, None)
 
     def holds(self, context: str) -> bool:
         return any(each.meaning.context == context for each in self.observations)

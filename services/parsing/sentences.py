@@ -101,7 +101,7 @@ _ROWS: tuple[tuple[str, str, Reader], ...] = (
         _accuracy_of,
     ),
     ("planned epochs", r"(?:max_epochs=|^ *num epochs = )([0-9]{1,9})(?:\.?$|` reached)", _planned_epochs),
-    ("planned steps", r"total optimization steps ?= ?([0-9,]{1,12})", _planned_steps),
+    ("planned steps", r"total optimization steps ?= ?([0-9][0-9,]{0,11})", _planned_steps),
 )
 SENTENCES = tuple((name, re.compile(pattern, re.IGNORECASE), reader) for name, pattern, reader in _ROWS)
 

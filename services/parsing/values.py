@@ -20,6 +20,8 @@ MAX_NUMBERS = 400
 
 _DIGITS = 320
 """No double needs more before its point."""
+_COUNT_DIGITS = 15
+"""A longer row of digits counts nothing."""
 
 
 class Kind(Enum):
@@ -148,7 +150,9 @@ def _value(gap: str, match: re.Match[str]) -> Value:
     if len(text) > _DIGITS:
         return Value(gap, Kind.OTHER, math.nan)
     unit = letters or (match["unit"] or "").lower()
-    return Value(gap, Kind.NUMBER, float(text), unit=unit, is_whole=text.rstrip(".").isdecimal())
+    digits = text.rstrip(".")
+    is_whole = digits.isdecimal() and len(digits) <= _COUNT_DIGITS
+    return Value(gap, Kind.NUMBER, float(text), unit=unit, is_whole=is_whole)
 
 
 def seconds_of_clock(text: str) -> float:

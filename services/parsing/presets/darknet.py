@@ -23,7 +23,7 @@ DARKNET = Preset(
     name="darknet",
     line=re.compile(
         rf"(?P<step>[0-9]{{1,9}}): (?P<loss>{_NUMBER}), (?P<avg>{_NUMBER}) avg(?: loss)?, "
-        rf"(?P<rate>[0-9.]{{1,30}}) rate, "
+        rf"(?P<rate>{_NUMBER}) rate, "
     ),
     read_match=_read,
     samples=(
