@@ -15,28 +15,6 @@ Header = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """A moment of a log: replaced, never changed, so that keeping one costs a reference.
-
-    Attributes:
-        lines: how many have been read.
-        state: what they said.
-    """
-
-    lines: int
-    state: LogState
-
-    def to_json(self) -> dict[str, Any]:
-        """What differs from a new memory, as JSON holds it."""
-        return {"lines": self.lines, **self.state.to_json()}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The memory that `to_json` was called on. Fields of another release are left out."""
-        return cls(int(stored.get("lines", 0)), LogState.from_json(stored))
-
-
-@dataclass(frozen=True, slots=True)
 class LogState:
     """What the lines so far have said.
 
@@ -140,6 +118,28 @@ class LogState:
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         known = {each.name for each in fields(cls)}
         return cls(**{name: _to_tuple(value) for name, value in stored.items() if name in known})
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A moment of a log: replaced, never changed, so that keeping one costs a reference.
+
+    Attributes:
+        lines: how many have been read.
+        state: what they said.
+    """
+
+    lines: int = 0
+    state: LogState = LogState()
+
+    def to_json(self) -> dict[str, Any]:
+        """What differs from a new memory, as JSON holds it."""
+        return {"lines": self.lines, **self.state.to_json()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The memory that `to_json` was called on. Fields of another release are left out."""
+        return cls(int(stored.get("lines", 0)), LogState.from_json(stored))
 
 
 def _to_tuple(value: Any) -> Any:
