@@ -45,7 +45,7 @@ class TrainingLogHandler(logging.Handler):
                     self.task_id,
                     record.levelname,
                     line,
-                    parsed.metrics or None,
+                    parsed.series or None,
                     parsed.step,
                     parsed.stage,
                     parsed=True,

@@ -106,7 +106,7 @@ class Rereading:
             old.task_id,
             old.level,
             old.message,
-            clean_metrics(parsed.metrics) or None,
+            clean_metrics(parsed.series) or None,
             clean_step(parsed.step),
             parsed.stage,
             None,

@@ -32,6 +32,7 @@ MAX_LINE = 65_536
 """Characters of a line that are read."""
 
 AUTO, NONE = "auto", "none"
+_PLACES = frozenset({"epoch", "total_epochs", "total_steps"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,13 @@ class ParsedLine:
     percents: frozenset[str] = field(default=frozenset(), compare=False)
     rules: tuple[str, ...] = field(default=(), compare=False)
     rank: int | None = field(default=None, compare=False)
+
+    @property
+    def series(self) -> dict[str, Number]:
+        """The metrics by the names that a task keeps them under: what other ranks than the first print stands apart."""
+        if not self.rank:
+            return self.metrics
+        return {name if name in _PLACES else f"rank{self.rank}/{name}": value for name, value in self.metrics.items()}
 
 
 class LineParser:

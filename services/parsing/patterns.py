@@ -114,7 +114,7 @@ def definition_problems(definitions: Sequence[MetricDefinition]) -> list[FieldPr
             problems.append(
                 FieldProblem(
                     field=f"metric_definitions.{index}.regex",
-                    code="bad_pattern",
+                    code="invalid_pattern",
                     message=f"Pattern {index}{called}: {error}.",
                 )
             )
