@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from models.schemas import MetricDefinition
 from services.parsing.presets import PRESETS
 
-NUMBERS = st.sampled_from(["0.5", "1", "0", "3", "12", "0.0417", "1e-05", "nan", "inf", "-1.5", "82.45", "1,024", "7/10"])
+NUMBERS = st.sampled_from(
+    ["0.5", "1", "0", "3", "12", "0.0417", "1e-05", "nan", "inf", "-1.5", "82.45", "1,024", "7/10"]
+)
 
 SAMPLES = [line for preset in PRESETS.values() for line, _ in preset.samples]
 
@@ -107,12 +109,62 @@ UNITS = [
     *(", ", " - ", " ", "|", "[", "]", "\uff1a", "\r", "\x1b[", "\x1b]"),
     *("a", "1", ".1", "1,2", ", a", " - a", "a-", "a: ", "1m ", "1e5", "(", "-", "\u00e9", "Epoch [", "Epoch [1/2] "),
     *("\x1b[0", "INFO ", "INFO:a:", "100%|##| ", "100%|##| 3/6 [00:01<00:01, ", "[1/2] ", "a/", "key=", "{'a': "),
-    *("{", '{"a":', "第", "第3轮", "轮", "共", "损失", "训练损失：0.5，", "━", "█", "=", "#", ">", "loss ", "loss=", "nan "),
+    *(
+        "{",
+        '{"a":',
+        "第",
+        "第3轮",
+        "轮",
+        "共",
+        "损失",
+        "训练损失：0.5，",
+        "━",
+        "█",
+        "=",
+        "#",
+        ">",
+        "loss ",
+        "loss=",
+        "nan ",
+    ),
     *("1:00:00 ", "1:00", "- ", ".ckpt", "a.ckpt ", "(1) ", "(1", "\t", "\n", "'", '"', '\\"', 'a="', "a=1 ", "a=1, "),
-    *("_", "__", "top", "acc@", "top1 ", "mAP50-95 ", "val ", "val/", "best ", "avg ", "improved from 1 to ", "1 day, "),
+    *(
+        "_",
+        "__",
+        "top",
+        "acc@",
+        "top1 ",
+        "mAP50-95 ",
+        "val ",
+        "val/",
+        "best ",
+        "avg ",
+        "improved from 1 to ",
+        "1 day, ",
+    ),
     *("1h ", "1d 2h ", "3 of ", "1/", "/s", "1/s ", " | ", "1 | ", "aB", "A", "->", " at ", "!", "#1 ", "\u200b"),
-    *("\u3000", "\x9b", "\x1b]8;;", "[rank0]:", "[default0]", "a.py:1 ", "a:1 - ", "12:00:00 ", "2026-01-02 ", ":", "<"),
-    *("class ", "Error ", "config ", "resume", "did not improve from 1", "best model ", "accuracy of the network on the "),
+    *(
+        "\u3000",
+        "\x9b",
+        "\x1b]8;;",
+        "[rank0]:",
+        "[default0]",
+        "a.py:1 ",
+        "a:1 - ",
+        "12:00:00 ",
+        "2026-01-02 ",
+        ":",
+        "<",
+    ),
+    *(
+        "class ",
+        "Error ",
+        "config ",
+        "resume",
+        "did not improve from 1",
+        "best model ",
+        "accuracy of the network on the ",
+    ),
     *("1s]", "s, ", "2026-11-23 14:51:00", "x] 2026-11-23 14:51:0", "Iteration 1, loss = 1", "learn: 1 ", "1: learn: "),
 ]
 """Pieces that a pattern may want to read in more than one way, repeated over a whole line."""
