@@ -48,7 +48,7 @@ SUSPECT_WORDS = ("namespace", "config", "arg", "hyper", "resum", "load", "restor
                  "scanning", "stopping", "warning", "error", "exception", 'file "', "class", "类别")  # fmt: skip
 """Without any of them, a line needs no closer look for `_OTHER_REPORT`."""
 _FILE = re.compile(
-    r"(?<![^\s'\"(])[^\s'\"]{1,400}\.(?:ckpt|pth|pt|h5|keras|pkl|bin|safetensors|tar|onnx|json|ya?ml|txt|log"
+    r"(?<![^\s'\"(])[^\s'\"(]{1,400}\.(?:ckpt|pth|pt|h5|keras|pkl|bin|safetensors|tar|onnx|json|ya?ml|txt|log"
     r"|png|jpe?g|cache)(?!\w)",
     re.IGNORECASE,
 )

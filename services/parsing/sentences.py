@@ -15,7 +15,7 @@ from services.parsing.report import Report
 from services.parsing.values import read_number
 
 _N = r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf)"
-_M = r"['\"`]?([\w/.@-]{2,60})['\"`]?"
+_M = r"(?<![\w/.@-])['\"`]?([\w/.@-]{2,60})['\"`]?"
 
 
 def _best(report: Report, metric: str | None, value: str | None, *, is_percent: bool = False) -> None:
@@ -89,7 +89,7 @@ _ROWS: tuple[tuple[str, str, Reader], ...] = (
     ("not improved", rf"{_M} did(?: not|n't) improve from {_N}", _improved),
     ("reached", rf"{_M} reached {_N} \(best {_N}\)", _reached),
     ("best checkpoint", rf"best checkpoint with {_N} {_M}(?: at ([0-9]{{1,9}}) (?:epoch|iter))?", _best_checkpoint),
-    ("best model", rf"(?:load\w*|restor\w*) best model .{{0,400}}\(score: {_N}\)", _best_score),
+    ("best model", rf"(?:load|restor)\w{{0,8}} best model .{{0,400}}\(score: {_N}\)", _best_score),
     (
         "rate changed",
         rf"{_CHANGES} (?:the )?learning rate(?: of group [0-9]{{1,4}})?(?: from \S{{1,30}})? to {_N}",

@@ -18,7 +18,7 @@ _MAX_COLUMNS = 64
 _WIDE = re.compile(r"[^\s|│┃,;](?:[^|│┃,;\t]*?[^\s|│┃,;])??(?=\s{2,}|\t|\s*[|│┃,;]|\s*$)")
 _NARROW = re.compile(r"[^\s|│┃,;]+")
 _NOT_A_HEADER = re.compile(r"(?<![\w@.-])[0-9]+(?:\.[0-9]+)?(?![\w%-])|[=:] ?\S|[{}\"?!]")
-_BAR_BEHIND = re.compile(r":?\s*[0-9]{1,3}%.*$")
+_BAR_BEHIND = re.compile(r"(?<!\s):?\s*[0-9]{1,3}%.*$")
 _COUNT_BEHIND = re.compile(r"[0-9]{1,3}%[^0-9]{1,400}([0-9]{1,9})/([0-9]{1,9})")
 _RATIO = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _SIZE = re.compile(r"([0-9.]{1,12})([GM])(?:i?B)?", re.IGNORECASE)

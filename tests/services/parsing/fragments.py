@@ -166,5 +166,6 @@ UNITS = [
         "accuracy of the network on the ",
     ),
     *("1s]", "s, ", "2026-11-23 14:51:00", "x] 2026-11-23 14:51:0", "Iteration 1, loss = 1", "learn: 1 ", "1: learn: "),
+    *("load", "restor", "reach", "increas", "(=", "  ", "x ", " x", "train", "accuracy of the ", "hyperparam", "\x08"),
 ]
 """Pieces that a pattern may want to read in more than one way, repeated over a whole line."""
