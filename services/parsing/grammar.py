@@ -35,7 +35,7 @@ _LEFT_BEHIND = re.compile(r"[0-9]{1,3}:[0-9]{2}:[0-9]{2} • ([0-9]{1,3}:[0-9]{2
 _UNIT_BEHIND = re.compile(r" (?:ms|s|secs?|seconds|minutes|mins?|hours|images|samples|[KMG]i?B)\b", re.IGNORECASE)
 _LEADS_EPOCH = re.compile(r"[\s*:-]{0,8}epochs?\b(?!\W{0,3}$)", re.IGNORECASE)
 """Behind a count that counts epochs: `1/10 * Epoch (train)`."""
-_SAMPLES = re.compile(r"train(?:ing)? epoch:? [0-9]{1,9} \[", re.IGNORECASE)
+_SAMPLES = re.compile(r"(?:train(?:ing)?|eval(?:uation)?|val(?:idation)?|test) epoch:? [0-9]{1,9} \[", re.IGNORECASE)
 """In this form of counter, `Train Epoch: 1 [640/60000 (1%)]`, the bracket counts images."""
 _OTHER_REPORT = re.compile(
     r"\b(?:namespace|config(?:uration)?s?|args|arguments|hyper-?param\w*|resum(?:e|ed|ing)|load(?:ed|ing)"

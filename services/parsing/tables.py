@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from services.parsing.meaning import Meaning, meaning_of, words_of
+from services.parsing.meaning import Meaning, context_of, meaning_of, words_of
 from services.parsing.memory import Header
 from services.parsing.report import Report
 from services.parsing.values import Kind, may_hold_numbers, read_number, values_of
@@ -63,6 +63,8 @@ def read_row(text: str, header: Header) -> Report | None:
     if placed is None:
         return None
     report = Report()
+    if not _is_value(placed[0][1]):
+        report.context = context_of(placed[0][1])
     for name, cell in placed:
         _read_cell(report, name, cell)
     if bar:
@@ -76,7 +78,8 @@ def _place(cells: list[tuple[str, int, int]], header: Header) -> list[tuple[str,
     numbers = sum(_is_value(cell) for cell, _, _ in cells)
     if numbers < 2 or len(cells) - numbers > 2 or abs(len(cells) - len(header)) > max(1, len(header) // 4):
         return None
-    if not _is_value(cells[0][0]) and cells[0][0].lower() not in _SUMMARY:
+    label = cells[0][0]
+    if not (_is_value(label) or label.lower() in _SUMMARY or context_of(label)):
         return None
     if len(cells) == len(header):
         return [(name, cell) for (name, _, _), (cell, _, _) in zip(header, cells, strict=True)]

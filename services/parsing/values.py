@@ -112,7 +112,7 @@ _KNOWN_LETTERS = frozenset(
     ]
 )
 _DIGIT = re.compile(r"[0-9]|nan(?!\w)", re.IGNORECASE)
-_HAS_NUMBER = re.compile(r"(?<![a-z_])[0-9]|nan(?!\w)|inf(?!\w)", re.IGNORECASE)
+_HAS_NUMBER = re.compile(r"(?<![a-z_@-])[0-9]|nan(?!\w)|inf(?!\w)", re.IGNORECASE)
 
 
 def has_digit(text: str) -> bool:
