@@ -18,7 +18,7 @@ from services.parsing.vocabulary import OF_NO_SET, SETTINGS
 _PERCENT_BAR = re.compile(
     r":? ?[0-9]{1,3}%\|[^|]{0,400}\| ?(?P<done>[0-9]{1,12})/(?P<total>[0-9]{1,12}) ?"
     r"\[[0-9:]{1,12}<(?P<left>[0-9:?]{1,12}|[0-9]{1,4} days?, [0-9:]{1,12})"
-    r"(?:, ?[^,\]]{0,40})?(?:, ?)?(?P<rest>[^\]]{0,4000})\]?"
+    r"(?:, ?(?P<rate>[^,\]]{0,40}))?(?:, ?)?(?P<rest>[^\]]{0,4000})\]?"
 )
 """tqdm's bar with counts: `Epoch 1:  50%|#### | 3/6 [00:01<00:01, 2.1it/s, loss=0.5]`."""
 _OTHER_BAR = re.compile(
@@ -30,6 +30,9 @@ _LOGGED_BEHIND = re.compile(r"\][^\[\]]{0,80}?(?=[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9
 
 _COUNT_BARRED = re.compile(r"\[ ?([0-9]{1,9}) ?\| ?([0-9]{1,9}) ?\]")
 _EPOCH_GLUED = re.compile(r"\bepoch ?#?(?=[0-9])", re.IGNORECASE)
+_ONLY_STEP = re.compile(r"(?:global )?(?:step|iteration) [0-9]", re.IGNORECASE)
+"""A step that nothing is said of is worth telling where the line begins with it. `step: 30` is a setting."""
+_EPOCH_BEHIND = re.compile(r"\b([0-9]{1,9})epoch(?=[: ])", re.IGNORECASE)
 _LEFT_BEHIND = re.compile(r"[0-9]{1,3}:[0-9]{2}:[0-9]{2} • ([0-9]{1,3}:[0-9]{2}:[0-9]{2})")
 """What is gone and what is left, as Rich's bar writes it."""
 _UNIT_BEHIND = re.compile(r" (?:ms|s|secs?|seconds|minutes|mins?|hours|images|samples|[KMG]i?B)\b", re.IGNORECASE)
@@ -73,6 +76,7 @@ def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
     is_bar, drawn = False, 0
     if "•" in text:
         text = _LEFT_BEHIND.sub(r", eta \1 ", text)
+    text = _EPOCH_BEHIND.sub(r"epoch \1", text)
     text = _EPOCH_GLUED.sub("epoch ", _COUNT_BARRED.sub(r"[\1/\2]", text))
     if "." in text:
         text = _FILE.sub(" ", text)
@@ -98,7 +102,7 @@ def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
     if _is_settings(keys):
         return None
     _Reader(report, text, values, keys, rest, is_drawn=drawn > 0).read()
-    return report if _is_report(report) else None
+    return report if _is_report(report) or _ONLY_STEP.match(text) else None
 
 
 def _names_epochs(desc: str) -> bool:

@@ -18,7 +18,7 @@ TRAIN, VAL, TEST = "train", "val", "test"
 CONTEXTS = {
     TRAIN: ("train", "training", "trn", "learn", "trainer"),
     VAL: ("val", "valid", "validation", "validate", "validating", "eval", "evaluation", "evaluate", "evaluating",
-          "evaluator", "dev"),
+          "evaluator", "dev", "minival"),
     TEST: ("test", "testing", "tst"),
 }  # fmt: skip
 """A test set that is looked at after every epoch is a validation set; see `names.py`."""
@@ -61,8 +61,8 @@ FILLERS = frozenset(
     the a of on in for is was new begin start starting started beginning so far now current curr overall total final
     model saved saving save with results result set sets stats statistics end network net data dataset samples all
     ranks this global to images obtained got achieved reached after image log complete completed done info lm
-    multiclass multilabel binary categorical sparse trained summary performance metrics phase stream gpu clip going into
-    subset exp experience output inner local
+    multiclass multilabel binary categorical sparse trained summary performance metrics phase stream gpu clip speed
+    going into subset exp experience output inner local
     """.split()  # noqa: SIM905
 )
 
@@ -115,6 +115,11 @@ PHRASES = (
     ("loss value", "loss"),
     ("accuracy value", "accuracy"),
     ("words sec thread", "throughput"),
+    ("img sec core", "throughput"),
+    ("tokens s device", "throughput"),
+    ("tokens sec device", "throughput"),
+    ("mean ap", "map"),
+    ("optim0 lr0", "lr"),
     ("bbox map", "map"),
     ("bbox map50", "map50"),
     ("total epochs", "totalepochs"),
@@ -166,7 +171,7 @@ HINTS = (
         "/s",
         "score",
     ),
-    "auc",
+    *("auc", "mean ap"),
     *("metric", "best", "train", "val", "test", "ppl", "perplex", "entropy", "ips", "tps", "optimi", "stop", "finish"),
     *("complet", "done", "elapsed", "sanity", "xent", "measure", "rec:", "rec=", "throughput"),
     *("avg", "progress", "round", "%|", "[0", "[1", "[2", "[3", "[4", "[5", "[6", "[7", "[8", "[9"),

@@ -12,10 +12,10 @@ _NAMES = {("Precision", "0.50:0.95"): "mAP", ("Precision", "0.50"): "map50"}
 
 
 def _read(match: re.Match[str]) -> Report:
-    report = Report()
+    report = Report(context="val")
     metric = _NAMES.get((match["what"], match["iou"])) if match["area"] == "all" else None
     own = f"a{match['what'][0].lower()}_{match['iou'].replace(':', '_')}_{match['area']}"
-    report.observe(Meaning(metric, "val"), float(match["value"]), name=None if metric else own)
+    report.observe(Meaning(metric), float(match["value"]), name=None if metric else own)
     return report
 
 
