@@ -111,8 +111,8 @@ _KNOWN_LETTERS = frozenset(
         "ms/it",
     ]
 )
-_DIGIT = re.compile(r"[0-9]|nan(?!\w)", re.IGNORECASE)
-_HAS_NUMBER = re.compile(r"(?<![a-z_])[0-9]|nan(?!\w)|inf(?!\w)", re.IGNORECASE)
+_DIGIT = re.compile(r"[0-9]|nan(?!\w)|inf(?:inity)?(?!\w)", re.IGNORECASE)
+_HAS_NUMBER = re.compile(r"(?<![a-z_])[0-9]|nan(?!\w)|inf(?:inity)?(?!\w)", re.IGNORECASE)
 
 
 def has_digit(text: str) -> bool:
