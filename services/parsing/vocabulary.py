@@ -175,7 +175,7 @@ HINTS = (
     *("metric", "best", "train", "val", "test", "ppl", "perplex", "entropy", "ips", "tps", "optimi", "stop", "finish"),
     *("complet", "done", "elapsed", "sanity", "xent", "measure", "rec:", "rec=", "throughput"),
     *("avg", "progress", "round", "%|", "[0", "[1", "[2", "[3", "[4", "[5", "[6", "[7", "[8", "[9"),
-    *("损失", "率", "轮", "精度", "训练", "验证", "评估", "测试", "完成", "指标", "准确", "得分", "分数"),
+    *("损失", "率", "轮", "精度", "训练", "验证", "评估", "测试", "完成", "指标", "准确", "误差", "得分", "分数"),
 )
 """A line without any of them says nothing, unless it is the row of a table. Most lines of most logs have none."""
 

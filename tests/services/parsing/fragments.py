@@ -50,7 +50,7 @@ LINES = st.sampled_from(
         # bars
         "Epoch {a}:  50%|#####     | 3/6 [00:01<00:01,  2.1it/s, loss={b}, val_loss={a}]",
         " 50%|#####     | 3/6 [00:01<00:01,  2.1it/s]",
-        "Epoch {a}: 100%|##########| 6/6 [00:02<00:00, 2.1it/s, loss={b}]\rEpoch {a}:  17%|# | 1/6 [00:00<?, ?it/s, loss={a}]",
+        "Epoch {a}: 100%|####| 6/6 [00:02<00:00, 2.1it/s, loss={b}]\rEpoch {a}:  17%|# | 1/6 [00:00<?, ?it/s]",
         # records
         '{{"epoch": {a}, "step": 4, "loss": {b}}}',
         '{{"mode": "val", "epoch": {a}, "acc": {b}}}',
