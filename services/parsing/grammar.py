@@ -53,8 +53,10 @@ def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
         text: a message.
         is_suspect: it has one of `SUSPECT_WORDS`, and may be a report of something else.
     """
-    text = _EPOCH_BEHIND.sub(r"epoch \1", text)
-    text = _EPOCH_GLUED.sub("epoch ", _COUNT_BARRED.sub(r"[\1/\2]", text))
+    if "poch" in text or "POCH" in text:
+        text = _EPOCH_GLUED.sub("epoch ", _EPOCH_BEHIND.sub(r"epoch \1", text))
+    if "|" in text:
+        text = _COUNT_BARRED.sub(r"[\1/\2]", text)
     if "." in text:
         text = _FILE.sub(" ", text)
     written = write_out(text)

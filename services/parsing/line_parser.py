@@ -103,8 +103,10 @@ class LineParser:
         self.lines += 1
         own = {index: found for index, pattern in enumerate(self._patterns) if (found := pattern.read(message.shown))}
         report, header = None, self._state.header
-        if self._knows_formats and (header or message.has(HINTS)):
+        if self._knows_formats and message.has(HINTS):
             report, header = self._read(message)
+        elif self._knows_formats and header and has_digit(message.text):
+            report = read_row(message.shown, header)
         if report is None and not own:
             return ParsedLine({}, None, None, rank=message.rank)
         return self._conclude(report or Report(), list(own.values()), header, message.rank, matched=own.keys())
@@ -141,7 +143,7 @@ class LineParser:
             report = read_row(message.shown, self._state.header)
             if report is not None:
                 return report
-        return self._planned(read_grammar(text, is_suspect=message.has(SUSPECT_WORDS))) if message.has(HINTS) else None
+        return self._planned(read_grammar(text, is_suspect=message.has(SUSPECT_WORDS)))
 
     def _planned(self, report: Report | None) -> Report | None:
         """A progress bar of nothing but steps is the training's if its total is; anything may draw a bar."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 from models.schemas import Stage
 from services.parsing.report import Number, Report
@@ -14,8 +14,7 @@ from services.parsing.vocabulary import OF_NO_SET, TEST, TRAIN, VAL
 Header = tuple[tuple[str, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LogState:
+class LogState(NamedTuple):
     """What the lines so far have said.
 
     Attributes:
@@ -61,7 +60,7 @@ class LogState:
             and report.total_epochs is None
             and report.total_steps is None
         ):
-            return replace(self, **changes) if changes else self
+            return self._replace(**changes) if changes else self
         if report.epoch is not None:
             changes |= {"epoch": report.epoch, "is_closed": self.is_closed and report.epoch == self.epoch}
         if report.total_epochs is not None:
@@ -83,10 +82,10 @@ class LogState:
         if report.is_bar and report.epoch is not None:
             changes |= self._bar_after(report.epoch, named)
         changes = {name: value for name, value in changes.items() if getattr(self, name) != value}
-        return replace(self, **changes) if changes else self
+        return self._replace(**changes) if changes else self
 
     def at(self, stage: str | None) -> LogState:
-        return self if stage is None or stage == self.stage else replace(self, stage=stage)
+        return self if stage is None or stage == self.stage else self._replace(stage=stage)
 
     def _phase_after(self, report: Report) -> str | None:
         if report.phase is not None:
@@ -119,13 +118,11 @@ class LogState:
 
     def to_json(self) -> dict[str, Any]:
         new = LogState()
-        names = (each.name for each in fields(self))
-        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(new, name)}
+        return {name: value for name, value, unset in zip(self._fields, self, new, strict=True) if value != unset}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: _to_tuple(value) for name, value in stored.items() if name in known})
+        return cls(**{name: _to_tuple(value) for name, value in stored.items() if name in cls._fields})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +135,7 @@ class Memory:
     """
 
     lines: int = 0
-    state: LogState = LogState()
+    state: LogState = LogState()  # noqa: RUF009 - a tuple
 
     def to_json(self) -> dict[str, Any]:
         """What differs from a new memory, as JSON holds it."""
