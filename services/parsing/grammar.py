@@ -53,6 +53,7 @@ _FILE = re.compile(
     re.IGNORECASE,
 )
 """Names of files hold numbers of their own: `epoch=0-val_acc=0.56.ckpt`."""
+_ADDRESS = re.compile(r"\w{1,20}://\S{1,2000}")
 _MAX_NAMED = 64
 _MEASURED = frozenset({"loss", "acc", "score", "f1", "precision", "recall", "mAP", "map50", "ppl"})
 
@@ -74,6 +75,8 @@ def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
     if "•" in text:
         text = _LEFT_BEHIND.sub(r", eta \1 ", text)
     text = _EPOCH_GLUED.sub("epoch ", _COUNT_BARRED.sub(r"[\1/\2]", text))
+    if "://" in text:
+        text = _ADDRESS.sub(" ", text)
     if "." in text:
         text = _FILE.sub(" ", text)
     bar = _PERCENT_BAR.search(text) if "%|" in text else None
