@@ -33,7 +33,8 @@ COCO = Preset(
     name="coco",
     line=re.compile(
         r"Average (?P<what>Precision|Recall)\s+\((?:AP|AR)\) @\[ IoU=(?P<iou>[0-9.:]{4,9})\s*\|"
-        r"\s*area=\s*(?P<area>all|small|medium|large)\s*\|\s*maxDets=\s*[0-9]{1,5}\s*\] = (?P<value>-?[0-9]{1,3}(?:\.[0-9]{1,8})?)$"
+        r"\s*area=\s*(?P<area>all|small|medium|large)\s*\|\s*maxDets=\s*[0-9]{1,5}\s*\] = "
+        r"(?P<value>-?[0-9]{1,3}(?:\.[0-9]{1,8})?)$"
     ),
     read_match=_read,
     samples=(

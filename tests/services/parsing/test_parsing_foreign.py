@@ -24,12 +24,23 @@ TRAINING, VALIDATION, END, START, DONE = (
 LOGS: dict[str, list[Said]] = {
     "MetricLogger": [
         (
-            "Epoch: [4]  [ 20/500]  eta: 0:03:10  lr: 0.02  img/s: 87.25  loss: 1.9 (2.1)  acc1: 51.5 (48.25)"
-            "  acc5: 80.0 (77.5)  time: 0.39  data: 0.01  max mem: 4096",
+            (
+                "Epoch: [4]  [ 20/500]  eta: 0:03:10  lr: 0.02  img/s: 87.25  loss: 1.9 (2.1)  acc1: 51.5 (48.25)"
+                "  acc5: 80.0 (77.5)  time: 0.39  data: 0.01  max mem: 4096"
+            ),
             {
-                **{"epoch": 4, "step": 20, "total_steps": 500, "eta": 190.0, "learning_rate": 0.02},
-                **{"throughput": 87.25, "train_loss": 1.9, "train_loss_avg": 2.1, "train_acc": 51.5},
-                **{"train_acc_avg": 48.25, "train_top5_acc": 80.0, "stage": TRAINING},
+                "epoch": 4,
+                "step": 20,
+                "total_steps": 500,
+                "eta": 190.0,
+                "learning_rate": 0.02,
+                "throughput": 87.25,
+                "train_loss": 1.9,
+                "train_loss_avg": 2.1,
+                "train_acc": 51.5,
+                "train_acc_avg": 48.25,
+                "train_top5_acc": 80.0,
+                "stage": TRAINING,
             },
         ),
         (
@@ -47,11 +58,20 @@ LOGS: dict[str, list[Said]] = {
     ],
     "imagenet example": [
         (
-            "Epoch: [7][ 30/200]\tTime  0.21 ( 0.25)\tData  0.01 ( 0.02)\tLoss 3.21e+00 (3.5e+00)"
-            "\tAcc@1  31.25 ( 28.12)\tAcc@5  62.50 ( 55.00)",
+            (
+                "Epoch: [7][ 30/200]\tTime  0.21 ( 0.25)\tData  0.01 ( 0.02)\tLoss 3.21e+00 (3.5e+00)"
+                "\tAcc@1  31.25 ( 28.12)\tAcc@5  62.50 ( 55.00)"
+            ),
             {
-                **{"epoch": 7, "step": 30, "total_steps": 200, "train_loss": 3.21, "train_loss_avg": 3.5},
-                **{"train_acc": 31.25, "train_acc_avg": 28.12, "train_top5_acc": 62.5, "stage": TRAINING},
+                "epoch": 7,
+                "step": 30,
+                "total_steps": 200,
+                "train_loss": 3.21,
+                "train_loss_avg": 3.5,
+                "train_acc": 31.25,
+                "train_acc_avg": 28.12,
+                "train_top5_acc": 62.5,
+                "stage": TRAINING,
             },
         ),
         (
@@ -72,16 +92,26 @@ LOGS: dict[str, list[Said]] = {
     "keras": [
         ("Epoch 2/8", {"epoch": 2, "total_epochs": 8, "stage": START}),
         (
-            "\x1b[1m 9/50\x1b[0m \x1b[32m━━━━\x1b[0m\x1b[37m━━━━━━━━\x1b[0m \x1b[1m3s\x1b[0m 75ms/step"
-            " - accuracy: 0.41 - loss: 1.62",
+            (
+                "\x1b[1m 9/50\x1b[0m \x1b[32m━━━━\x1b[0m\x1b[37m━━━━━━━━\x1b[0m \x1b[1m3s\x1b[0m 75ms/step"
+                " - accuracy: 0.41 - loss: 1.62"
+            ),
             {"epoch": 2, "step": 9, "total_steps": 50, "eta": 3.0, "train_acc": 0.41, "train_loss": 1.62},
         ),
         (
-            "50/50 - 4s - 80ms/step - accuracy: 0.52 - loss: 1.31 - val_accuracy: 0.55 - val_loss: 1.25"
-            " - learning_rate: 0.001",
+            (
+                "50/50 - 4s - 80ms/step - accuracy: 0.52 - loss: 1.31 - val_accuracy: 0.55 - val_loss: 1.25"
+                " - learning_rate: 0.001"
+            ),
             {
-                **{"epoch": 2, "total_epochs": 8, "train_acc": 0.52, "train_loss": 1.31, "val_acc": 0.55},
-                **{"val_loss": 1.25, "learning_rate": 0.001, "stage": END},
+                "epoch": 2,
+                "total_epochs": 8,
+                "train_acc": 0.52,
+                "train_loss": 1.31,
+                "val_acc": 0.55,
+                "val_loss": 1.25,
+                "learning_rate": 0.001,
+                "stage": END,
             },
         ),
         (
@@ -123,17 +153,30 @@ LOGS: dict[str, list[Said]] = {
     ],
     "mmengine": [
         (
-            "2026/02/01 10:00:00 - mmengine - INFO - Epoch(train)  [3][ 40/120]  lr: 5.0e-03  eta: 1 day, 2:00:00"
-            "  time: 0.5  data_time: 0.1  memory: 2048  loss: 1.125",
+            (
+                "2026/02/01 10:00:00 - mmengine - INFO - Epoch(train)  [3][ 40/120]  lr: 5.0e-03  eta: 1 day, 2:00:00"
+                "  time: 0.5  data_time: 0.1  memory: 2048  loss: 1.125"
+            ),
             {
-                **{"epoch": 3, "step": 40, "total_steps": 120, "learning_rate": 0.005, "eta": 93600.0},
-                **{"gpu_memory": 2048.0, "train_loss": 1.125, "stage": TRAINING},
+                "epoch": 3,
+                "step": 40,
+                "total_steps": 120,
+                "learning_rate": 0.005,
+                "eta": 93600.0,
+                "gpu_memory": 2048.0,
+                "train_loss": 1.125,
+                "stage": TRAINING,
             },
         ),
         (
             "2026/02/01 10:00:09 - mmengine - INFO - Epoch(val) [3][20/20]    accuracy/top1: 71.5  accuracy/top5: 93.0",
             {
-                **{"epoch": 3, "step": 20, "total_steps": 20, "val_acc": 71.5, "top1_acc": 71.5, "top5_acc": 93.0},
+                "epoch": 3,
+                "step": 20,
+                "total_steps": 20,
+                "val_acc": 71.5,
+                "top1_acc": 71.5,
+                "top5_acc": 93.0,
                 "stage": VALIDATION,
             },
         ),
@@ -202,8 +245,10 @@ LOGS: dict[str, list[Said]] = {
     "ultralytics": [
         ("      Epoch    GPU_mem   box_loss   cls_loss   dfl_loss  Instances       Size", {}),
         (
-            "       2/30      1.75G      1.125       2.25       1.05         18        640: 100%|██████████| 6/6"
-            " [00:03<00:00,  1.9it/s]",
+            (
+                "       2/30      1.75G      1.125       2.25       1.05         18        640: 100%|██████████| 6/6"
+                " [00:03<00:00,  1.9it/s]"
+            ),
             {"epoch": 2, "total_epochs": 30, "gpu_memory": 1.75, "box_loss": 1.125, "cls_loss": 2.25},
         ),
         ("                 Class     Images  Instances      Box(P          R      mAP50  mAP50-95): 100%|██| 2/2", {}),
@@ -234,8 +279,14 @@ LOGS: dict[str, list[Said]] = {
         (
             "【训练】第2轮，批次：10/50，损失：0.75，准确率：62.5%，学习率：0.01，剩余时间：1:05",
             {
-                **{"epoch": 2, "step": 10, "total_steps": 50, "train_loss": 0.75, "train_acc": 62.5},
-                **{"learning_rate": 0.01, "eta": 65.0, "stage": TRAINING},
+                "epoch": 2,
+                "step": 10,
+                "total_steps": 50,
+                "train_loss": 0.75,
+                "train_acc": 62.5,
+                "learning_rate": 0.01,
+                "eta": 65.0,
+                "stage": TRAINING,
             },
         ),
         (
