@@ -38,9 +38,9 @@ STALLED_MS = 45_000
 a stream cannot do that to itself, since an ASGI application has no way to abort a connection."""
 
 GIL_SWITCH_S = 0.0005
-"""How long a thread that reads or writes lines may keep one waiting that answers a request. Measured on 2 busy cores with
-100,000 lines a second coming in (`benchmarks/flood.py`, alternated): p99 of the health check 64 and 77 ms, against 105
-and 206 ms with Python's 5 ms; the lines were stored as fast."""
+"""How long a thread that reads or writes lines may keep one waiting that answers a request. Measured on 2 busy cores
+with 100,000 lines a second coming in (`benchmarks/flood.py`, alternated): p99 of the health check 64 and 77 ms, against
+105 and 206 ms with Python's 5 ms; the lines were stored as fast."""
 
 logger = logging.getLogger(__name__)
 

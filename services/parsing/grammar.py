@@ -9,33 +9,22 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from services.parsing.bars import WrittenOut, write_out
 from services.parsing.keys import Key, key_of
 from services.parsing.meaning import Meaning
 from services.parsing.report import Report
 from services.parsing.values import Kind, Value, values_of
 from services.parsing.vocabulary import OF_NO_SET, SETTINGS
 
-_PERCENT_BAR = re.compile(
-    r":? ?[0-9]{1,3}%\|[^|]{0,400}\| ?(?P<done>[0-9]{1,12})/(?P<total>[0-9]{1,12}) ?"
-    r"\[[0-9:]{1,12}<(?P<left>[0-9:?]{1,12}|[0-9]{1,4} days?, [0-9:]{1,12})"
-    r"(?:, ?[^,\]]{0,40})?(?:, ?)?(?P<rest>[^\]]{0,4000})\]?"
-)
-"""tqdm's bar with counts: `Epoch 1:  50%|#### | 3/6 [00:01<00:01, 2.1it/s, loss=0.5]`."""
-_OTHER_BAR = re.compile(
-    r"[0-9.]{1,12}[A-Za-z]?%?\|[^|]{0,400}\|[^\[]{0,60}\[[0-9:?]{1,12}<?|\[[0-9:]{1,12}, [^\]]{0,40}(?:it|B)/s"
-)
-"""A bar that counts something else: bytes, or nobody knows how many."""
-_DRAWN = re.compile(r"\[[=>.#\- ]{6,}\]|[█▉▊▋▌▍▎▏░▒▓━─╸╺═]{3,}|[=#>]{8,}")
-_LOGGED_BEHIND = re.compile(r"\][^\[\]]{0,80}?(?=[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})")
-
 _COUNT_BARRED = re.compile(r"\[ ?([0-9]{1,9}) ?\| ?([0-9]{1,9}) ?\]")
 _EPOCH_GLUED = re.compile(r"\bepoch ?#?(?=[0-9])", re.IGNORECASE)
-_LEFT_BEHIND = re.compile(r"[0-9]{1,3}:[0-9]{2}:[0-9]{2} • ([0-9]{1,3}:[0-9]{2}:[0-9]{2})")
-"""What is gone and what is left, as Rich's bar writes it."""
+_ONLY_STEP = re.compile(r"(?:global )?(?:step|iteration) [0-9]", re.IGNORECASE)
+"""A step that nothing is said of is worth telling where the line begins with it. `step: 30` is a setting."""
+_EPOCH_BEHIND = re.compile(r"\b([0-9]{1,9})epoch(?=[: ])", re.IGNORECASE)
 _UNIT_BEHIND = re.compile(r" (?:ms|s|secs?|seconds|minutes|mins?|hours|images|samples|[KMG]i?B)\b", re.IGNORECASE)
 _LEADS_EPOCH = re.compile(r"[\s*:-]{0,8}epochs?\b(?!\W{0,3}$)", re.IGNORECASE)
 """Behind a count that counts epochs: `1/10 * Epoch (train)`."""
-_SAMPLES = re.compile(r"train(?:ing)? epoch:? [0-9]{1,9} \[", re.IGNORECASE)
+_SAMPLES = re.compile(r"(?:train(?:ing)?|eval(?:uation)?|val(?:idation)?|test) epoch:? [0-9]{1,9} \[", re.IGNORECASE)
 """In this form of counter, `Train Epoch: 1 [640/60000 (1%)]`, the bracket counts images."""
 _OTHER_REPORT = re.compile(
     r"\b(?:namespace|config(?:uration)?s?|args|arguments|hyper-?param\w*|resum(?:e|ed|ing)|load(?:ed|ing)"
@@ -58,12 +47,6 @@ _MAX_NAMED = 64
 _MEASURED = frozenset({"loss", "acc", "score", "f1", "precision", "recall", "mAP", "map50", "ppl"})
 
 
-def behind_a_bar(text: str) -> str | None:
-    """The logger's line that was written behind a progress bar without a line's end, and hides it."""
-    behind = _LOGGED_BEHIND.search(text) if "s]" in text or "s, " in text else None
-    return None if behind is None else text[behind.end() :]
-
-
 def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
     """The report that `text` is, or None where it is a sentence, a setting or something else with numbers.
 
@@ -71,41 +54,25 @@ def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
         text: a message.
         is_suspect: it has one of `SUSPECT_WORDS`, and may be a report of something else.
     """
-    is_bar, drawn = False, 0
-    if "•" in text:
-        text = _LEFT_BEHIND.sub(r", eta \1 ", text)
+    text = _EPOCH_BEHIND.sub(r"epoch \1", text)
     text = _EPOCH_GLUED.sub("epoch ", _COUNT_BARRED.sub(r"[\1/\2]", text))
     if "://" in text:
         text = _ADDRESS.sub(" ", text)
     if "." in text:
         text = _FILE.sub(" ", text)
-    bar = _PERCENT_BAR.search(text) if "%|" in text else None
-    if bar is not None:
-        desc, behind = text[: bar.start()], text[bar.end() :]
-        count = "epoch" if _names_epochs(desc) else "step"
-        text = f"{desc}, {count} {bar['done']}/{bar['total']}, {bar['rest']}"
-        if count == "step" and "?" not in bar["left"]:
-            text = f"{desc}, {count} {bar['done']}/{bar['total']}, eta {bar['left']}, {bar['rest']}"
-        if behind.strip():
-            text += f", {behind}"
-        is_bar = True
-    elif "[" in text and ("|" in text or "/s]" in text) and _OTHER_BAR.search(text):
+    written = write_out(text)
+    if written is None:
         return None
-    else:
-        text, drawn = _DRAWN.subn("  ", text)
+    text = written.text
     if is_suspect and _OTHER_REPORT.search(text):
         return None
     values, rest = values_of(text)
-    report = Report(is_bar=is_bar, rules=["key value"])
+    report = Report(is_bar=written.is_bar, rules=["key value"])
     keys = [key_of(value.gap) for value in values]
     if _is_settings(keys):
         return None
-    _Reader(report, text, values, keys, rest, is_drawn=drawn > 0).read()
-    return report if _is_report(report) else None
-
-
-def _names_epochs(desc: str) -> bool:
-    return desc.strip(" :[]").lower().endswith(("epoch", "epochs"))
+    _Reader(report, written, values, keys, rest).read()
+    return report if _is_report(report) or _ONLY_STEP.match(text) else None
 
 
 def _is_settings(keys: list[Key]) -> bool:
@@ -133,15 +100,13 @@ _NO_KEY = key_of("")
 class _Reader:
     """One pass over the numbers of a line."""
 
-    def __init__(
-        self, report: Report, text: str, values: list[Value], keys: list[Key], rest: str, *, is_drawn: bool
-    ) -> None:
-        self.is_drawn = is_drawn
+    def __init__(self, report: Report, written: WrittenOut, values: list[Value], keys: list[Key], rest: str) -> None:
+        self.is_drawn = written.is_drawn
         self.report = report
         self.values = values
         self.keys = keys
         self.rest = rest
-        self.counts_samples = _SAMPLES.match(text) is not None
+        self.counts_samples = written.counts_images or _SAMPLES.match(written.text) is not None
         self.context: str | None = None
         self.labelled: frozenset[str] = frozenset()
         self.key = _NO_KEY

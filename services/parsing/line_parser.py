@@ -12,9 +12,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from models.schemas import MetricDefinition, Stage
+from services.parsing.bars import behind_a_bar
 from services.parsing.cleaning import Message, read_message
 from services.parsing.events import announces_completion, epoch_event, evaluates, phase_announced
-from services.parsing.grammar import SUSPECT_WORDS, behind_a_bar, read_grammar
+from services.parsing.grammar import SUSPECT_WORDS, read_grammar
 from services.parsing.memory import Header, LogState, Memory
 from services.parsing.names import name_metrics
 from services.parsing.patterns import Found, Pattern, compile_definitions

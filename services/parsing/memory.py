@@ -20,6 +20,7 @@ class LogState:
 
     Attributes:
         epoch, total_epochs, step, stage: as the log has last said.
+        is_announced: the phase was said in words.
         phase: `val` between the words that announce a validation and the next training line.
         is_closed: the epoch has been summed up; a summary without a new epoch is an evaluation.
         is_completed: the training has said that it is complete.
@@ -35,6 +36,7 @@ class LogState:
     step: int | None = None
     stage: str | None = None
     phase: str | None = None
+    is_announced: bool = False
     is_closed: bool = False
     is_completed: bool = False
     has_val: bool = False
@@ -77,6 +79,7 @@ class LogState:
         if any(each.meaning.context == VAL for each in report.observations):
             changes["has_val"] = True
         changes["phase"] = self._phase_after(report)
+        changes["is_announced"] = changes["phase"] is not None and (self.is_announced or report.phase is not None)
         if report.is_bar and report.epoch is not None:
             changes |= self._bar_after(report.epoch, named)
         changes = {name: value for name, value in changes.items() if getattr(self, name) != value}
@@ -91,7 +94,12 @@ class LogState:
         if report.context in (VAL, TEST):
             is_progress = report.total_steps is not None and not report.holds(TRAIN)
             return VAL if is_progress else self.phase
-        return None if report.epoch is not None or report.context == TRAIN else self.phase
+        goes_on = report.epoch is None or self.is_bar_of_validation(report)
+        return self.phase if goes_on and report.context != TRAIN else None
+
+    def is_bar_of_validation(self, report: Report) -> bool:
+        """A bar that names the same epoch once more, after words that a validation begins."""
+        return self.phase == VAL and self.is_announced and report.is_bar and report.epoch == self.epoch
 
     def _bar_after(self, epoch: Number, named: Mapping[str, Number]) -> dict[str, Any]:
         """What a bar shows at first in a new epoch, it has carried over from the one before."""

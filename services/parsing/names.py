@@ -80,7 +80,7 @@ def _default_context(report: Report, state: LogState) -> str:
         return TEST
     if report.phase is not None:
         return report.phase
-    if state.phase == VAL and report.epoch is None:
+    if state.phase == VAL and (report.epoch is None or state.is_bar_of_validation(report)):
         return VAL
     found = {each.meaning.metric for each in report.observations if each.meaning.context is None}
     if "loss" not in found and (found & _OF_VALIDATION or ("acc" in found and report.holds(VAL))):

@@ -27,6 +27,8 @@ _NUMPY = re.compile(r"\b(?:np|numpy|torch)?\.?(?:float(?:16|32|64)|int(?:32|64)|
 _NOT_FINITE = re.compile(r"(?<=[:, ])-?\b(?:nan|inf)\b")
 _LOGFMT = re.compile(r'([A-Za-z_][\w./@-]{0,100})=("(?:[^"\\]|\\.){0,2000}"|[^\s"]{0,200})(?:\s+|$)')
 _SNAKE = re.compile(r"\W+")
+_PLACE = re.compile(r"\b(epoch|step|iter(?:ation)?)\W{0,3}([0-9]{1,12})(?: ?/ ?([0-9]{1,12}))?(?![\w.])", re.IGNORECASE)
+"""Where a record is, said in front of it: `epoch 0: {'accuracy': 0.75}`."""
 _SPLITS = frozenset({"_type", "type", "split", "phase", "mode", "stage", "subset"})
 _MESSAGES = frozenset({"event", "msg", "message"})
 _UNKNOWN = frozenset({"", "ts", "time", "timestamp", "level", "seed", "pid", "rank"})
@@ -73,6 +75,11 @@ def read_record(rule: str, record: Mapping[str, Any], label: str) -> Report | No
         return None
     report = Report(is_record=True, context=context_of(label.strip(" :-")), rules=[rule])
     statistics = statistics_of(label)
+    place = _PLACE.search(label)
+    if place is not None and place[1].lower() == "epoch":
+        report.epoch, report.total_epochs = int(place[2]), int(place[3]) if place[3] else None
+    elif place is not None:
+        report.step, report.total_steps = int(place[2]), int(place[3]) if place[3] else None
     for name, value in items:
         if isinstance(value, str) and name.lower() in _MESSAGES:
             report.message = value

@@ -79,40 +79,12 @@ _VALUE = re.compile(
 _SPAN_PART = re.compile(r"([0-9.]+) ?([dhms])", re.IGNORECASE)
 _SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
 _KNOWN_LETTERS = frozenset(
-    [
-        "s",
-        "sec",
-        "secs",
-        "seconds",
-        "ms",
-        "us",
-        "m",
-        "min",
-        "mins",
-        "h",
-        "g",
-        "gb",
-        "gib",
-        "mb",
-        "mib",
-        "m",
-        "k",
-        "kb",
-        "秒",
-        "分",
-        "个",
-        "张",
-        "轮",
-        "ms/step",
-        "s/step",
-        "us/step",
-        "it/s",
-        "s/it",
-        "ms/it",
-    ]
+    """
+    s sec secs seconds ms us m min mins h g gb gib mb mib k kb 秒 分 个 张 轮 ms/step s/step us/step it/s s/it ms/it
+    """.split()  # noqa: SIM905
 )
 _DIGIT = re.compile(r"[0-9]|nan(?!\w)|inf(?:inity)?(?!\w)", re.IGNORECASE)
-_HAS_NUMBER = re.compile(r"(?<![a-z_])[0-9]|nan(?!\w)|inf(?:inity)?(?!\w)", re.IGNORECASE)
+_HAS_NUMBER = re.compile(r"(?<![a-z_@-])[0-9]|nan(?!\w)|inf(?:inity)?(?!\w)", re.IGNORECASE)
 
 
 def has_digit(text: str) -> bool:

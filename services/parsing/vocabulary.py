@@ -18,7 +18,7 @@ TRAIN, VAL, TEST = "train", "val", "test"
 CONTEXTS = {
     TRAIN: ("train", "training", "trn", "learn", "trainer"),
     VAL: ("val", "valid", "validation", "validate", "validating", "eval", "evaluation", "evaluate", "evaluating",
-          "evaluator", "dev"),
+          "evaluator", "dev", "minival"),
     TEST: ("test", "testing", "tst"),
 }  # fmt: skip
 """A test set that is looked at after every epoch is a validation set; see `names.py`."""
@@ -38,7 +38,7 @@ METRICS = {
     "map50": ("map50",),
     "auc": ("auc",),
     "lr": ("lr",),
-    "eta": ("eta",),
+    "eta": ("eta", "remain", "remaining"),
     "throughput": ("throughput", "ips", "wps", "tps"),
     "gpu_memory": ("mem", "memory", "gpumem", "vram"),
     "grad_norm": ("gradnorm", "gnorm"),
@@ -61,8 +61,8 @@ FILLERS = frozenset(
     the a of on in for is was new begin start starting started beginning so far now current curr overall total final
     model saved saving save with results result set sets stats statistics end network net data dataset samples all
     ranks this global to images obtained got achieved reached after image log complete completed done info lm
-    multiclass multilabel binary categorical sparse trained summary performance metrics phase stream going into
-    subset exp experience output inner local
+    multiclass multilabel binary categorical sparse trained summary performance metrics phase stream gpu clip speed
+    going into subset exp experience output inner local
     """.split()  # noqa: SIM905
 )
 
@@ -115,6 +115,11 @@ PHRASES = (
     ("loss value", "loss"),
     ("accuracy value", "accuracy"),
     ("words sec thread", "throughput"),
+    ("img sec core", "throughput"),
+    ("tokens s device", "throughput"),
+    ("tokens sec device", "throughput"),
+    ("mean ap", "map"),
+    ("optim0 lr0", "lr"),
     ("bbox map", "map"),
     ("bbox map50", "map50"),
     ("total epochs", "totalepochs"),
@@ -137,7 +142,7 @@ CHINESE = {
     "批次": "step", "步数": "step", "迭代": "iter", "步": "step",
     "剩余时间": "eta", "预计剩余": "eta", "剩余": "eta", "显存": "gpumem", "吞吐量": "throughput", "吞吐": "throughput",
     "值": "", "为": "", "的": "", "在": "", "上": "", "模型": "model", "新": "new", "保存": "saved", "结果": "results",
-    "指标": "metric", "分数": "score", "得分": "score",
+    "指标": "metric", "刷新": "", "分数": "score", "得分": "score",
 }  # fmt: skip
 """Chinese has no spaces: at each place of a key the longest entry is taken."""
 
@@ -166,7 +171,7 @@ HINTS = (
         "/s",
         "score",
     ),
-    "auc",
+    *("auc", "mean ap"),
     *("metric", "best", "train", "val", "test", "ppl", "perplex", "entropy", "ips", "tps", "optimi", "stop", "finish"),
     *("complet", "done", "elapsed", "sanity", "xent", "measure", "rec:", "rec=", "throughput"),
     *("avg", "progress", "round", "%|", "[0", "[1", "[2", "[3", "[4", "[5", "[6", "[7", "[8", "[9"),

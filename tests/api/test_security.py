@@ -36,6 +36,7 @@ ROUTES = [
     ("GET", "/api/v2/training/some"),
     ("GET", "/api/v2/training/some/logs"),
     ("GET", "/api/v2/training/some/logs/history"),
+    ("POST", "/api/v2/parsing/try"),
     ("POST", "/api/v2/training/import"),
     ("POST", "/api/v2/training/some/stop"),
     ("POST", "/api/v2/training/some/reparse"),

@@ -13,10 +13,11 @@ from services.parsing.presets.darknet import DARKNET
 from services.parsing.presets.keras import KERAS
 from services.parsing.presets.pytorch_tutorial import PYTORCH_TUTORIAL
 from services.parsing.presets.scikit_learn import SCIKIT_LEARN
+from services.parsing.presets.torchtune import TORCHTUNE
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
-    for preset in (CATBOOST, CLASSIFICATION_REPORT, COCO, DARKNET, KERAS, PYTORCH_TUTORIAL, SCIKIT_LEARN)
+    for preset in (CATBOOST, CLASSIFICATION_REPORT, COCO, DARKNET, KERAS, PYTORCH_TUTORIAL, SCIKIT_LEARN, TORCHTUNE)
 }
 
 

@@ -14,11 +14,11 @@ _RATIO = r"([01]\.[0-9]{1,10})"
 def _read(match: re.Match[str]) -> Report:
     report = Report(context="val")
     if match[1]:
-        report.observe(Meaning("acc", "val"), float(match[1]))
+        report.observe(Meaning("acc"), float(match[1]))
         return report
     average = frozenset({match[2]})
     for metric, group in (("precision", 3), ("recall", 4), ("f1", 5)):
-        report.observe(Meaning(metric, "val", average), float(match[group]))
+        report.observe(Meaning(metric, None, average), float(match[group]))
     return report
 
 

@@ -8,24 +8,14 @@ from services.parsing.meaning import Meaning
 from services.parsing.presets.base import Preset
 from services.parsing.report import Report
 
+_NAMES = {("Precision", "0.50:0.95"): "mAP", ("Precision", "0.50"): "map50"}
+
 
 def _read(match: re.Match[str]) -> Report:
-    report = Report()
-    value = float(match["value"])
-    if match["what"] != "Precision" or match["area"] != "all":
-        report.observe(
-            Meaning(None, "val"),
-            value,
-            name=f"a{match['what'][0].lower()}_{match['iou']}_{match['area']}".replace(":", "_"),
-        )
-    elif match["iou"] == "0.50:0.95":
-        report.observe(Meaning("mAP", "val"), value)
-    else:
-        report.observe(
-            Meaning("map50", "val") if match["iou"] == "0.50" else Meaning(None, "val"),
-            value,
-            name=f"map_{match['iou']}",
-        )
+    report = Report(context="val")
+    metric = _NAMES.get((match["what"], match["iou"])) if match["area"] == "all" else None
+    own = f"a{match['what'][0].lower()}_{match['iou'].replace(':', '_')}_{match['area']}"
+    report.observe(Meaning(metric), float(match["value"]), name=None if metric else own)
     return report
 
 
@@ -33,8 +23,8 @@ COCO = Preset(
     name="coco",
     line=re.compile(
         r"Average (?P<what>Precision|Recall)\s+\((?:AP|AR)\) @\[ IoU=(?P<iou>[0-9.:]{4,9})\s*\|"
-        r"\s*area=\s*(?P<area>all|small|medium|large)\s*\|\s*maxDets=\s*[0-9]{1,5}\s*\] = "
-        r"(?P<value>-?[0-9]{1,3}(?:\.[0-9]{1,8})?)$"
+        r"\s*area=\s*(?P<area>all|small|medium|large)\s*\|\s*maxDets=\s*[0-9]{1,5}\s*\]"
+        r" = (?P<value>-?[0-9]{1,3}(?:\.[0-9]{1,8})?)$"
     ),
     read_match=_read,
     samples=(

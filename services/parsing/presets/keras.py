@@ -9,14 +9,22 @@ from services.parsing.meaning import Meaning
 from services.parsing.presets.base import Preset
 from services.parsing.report import Report
 
+_MANY = 1000
+"""Keras before 2.3 counted images. So many steps of less than a millisecond are none."""
+
 
 def _read(match: re.Match[str]) -> Report | None:
     report = read_grammar(match[0])
     if report is None:
         return None
     report.opens_with_count = True
-    report.step, report.total_steps = int(match["step"]), int(match["steps"])
-    if report.step < report.total_steps:
+    done, total = int(match["step"]), int(match["steps"])
+    if match["unit"] in ("us", "µs") and total >= _MANY:
+        report.step = report.total_steps = None
+        report.samples = (done, total)
+    else:
+        report.step, report.total_steps = done, total
+    if done < total:
         report.observe(Meaning("eta"), float(match["seconds"]))
     return report
 
@@ -25,7 +33,7 @@ KERAS = Preset(
     name="keras",
     line=re.compile(
         r"(?P<step>[0-9]{1,9})/(?P<steps>[0-9]{1,9}) [━─╸\[\]=>. -]{0,80}"
-        r"(?:ETA: )?(?P<seconds>[0-9]{1,9})s (?:- )?[0-9]{1,9}(?:s|ms|us|µs)/step(?!\w).*",
+        r"(?:ETA: )?(?P<seconds>[0-9]{1,9})s (?:- )?[0-9]{1,9}(?P<unit>s|ms|us|µs)/step(?!\w).*",
         re.IGNORECASE,
     ),
     read_match=_read,
