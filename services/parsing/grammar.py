@@ -42,6 +42,7 @@ _FILE = re.compile(
     re.IGNORECASE,
 )
 """Names of files hold numbers of their own: `epoch=0-val_acc=0.56.ckpt`."""
+_ADDRESS = re.compile(r"\w{1,20}://\S{1,2000}")
 _MAX_NAMED = 64
 _MEASURED = frozenset({"loss", "acc", "score", "f1", "precision", "recall", "mAP", "map50", "ppl"})
 
@@ -57,6 +58,8 @@ def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
         text = _EPOCH_GLUED.sub("epoch ", _EPOCH_BEHIND.sub(r"epoch \1", text))
     if "|" in text:
         text = _COUNT_BARRED.sub(r"[\1/\2]", text)
+    if "://" in text:
+        text = _ADDRESS.sub(" ", text)
     if "." in text:
         text = _FILE.sub(" ", text)
     written = write_out(text)

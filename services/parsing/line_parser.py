@@ -147,7 +147,12 @@ class LineParser:
 
     def _planned(self, report: Report | None) -> Report | None:
         """A progress bar of nothing but steps is the training's if its total is; anything may draw a bar."""
-        if report is None or not report.is_bar or report.observes_more_than("eta") or report.epoch is not None:
+        if (
+            report is None
+            or not report.is_bar
+            or report.observes_more_than("eta", "throughput")
+            or report.epoch is not None
+        ):
             return report
         return report if report.total_steps is not None and report.total_steps == self._state.planned_steps else None
 

@@ -79,8 +79,8 @@ class Report:
     def observe(self, meaning: Meaning, value: Number, *, name: str | None = None, is_percent: bool = False) -> None:
         self.observations.append(Observation(meaning, value, name=name, is_percent=is_percent))
 
-    def observes_more_than(self, metric: str) -> bool:
-        return any(each.meaning.metric != metric for each in self.observations)
+    def observes_more_than(self, *metrics: str) -> bool:
+        return any(each.meaning.metric not in metrics for each in self.observations)
 
     def step_is_epoch(self, *, unless: bool) -> None:
         """Records of a validation may count epochs where those of the training count steps."""
