@@ -37,7 +37,8 @@ def measure(url: str, log: Path, lines: int, rounds: int) -> None:
     log.write_text("".join(f"batch {number} Dice: 0.{number}\n" for number in range(lines)))
     with httpx.Client(base_url=url, timeout=120) as client:
         began = time.perf_counter()
-        task_id = client.post("/api/v2/training/import", json={"path": str(log)}).raise_for_status().json()["task_id"]
+        answer = client.post("/api/v2/training/import", json={"path": str(log)}).raise_for_status()
+        task_id = answer.json()["task_id"]
         while client.get(f"/api/v2/training/{task_id}").json()["status"] != "completed":
             time.sleep(0.1)
         importing = time.perf_counter() - began
@@ -55,9 +56,8 @@ def measure(url: str, log: Path, lines: int, rounds: int) -> None:
             ended.set()
             looking.join()
             print(f"round {number + 1}: {times[-1]:.1f} s, {times[-1] / importing:.2f} of the import")
-    print(
-        f"Read again in {statistics.median(times):.1f} s (median), {1e6 * statistics.median(times) / lines:.0f} us a line"
-    )
+    median = statistics.median(times)
+    print(f"Read again in {median:.1f} s (median), {1e6 * median / lines:.0f} us a line")
 
 
 def look(url: str, task_id: str, name: str, last: float, ended: threading.Event) -> None:
