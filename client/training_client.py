@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,10 +17,12 @@ from client.errors import refusal, unexpected, unreachable
 from client.follow import LogFollower
 from models.schemas import (
     ActionResponse,
+    CommandRequest,
     HealthResponse,
     LogPage,
     NetworkInfo,
     NetworkList,
+    ParsingTryResponse,
     Stage,
     StoredLogEntry,
     TaskPage,
@@ -89,15 +91,27 @@ class TrainingClient:
     ) -> None:
         self.close()
 
-    def start(self, request: TrainingRequest | None = None, /, **fields: Any) -> TaskResponse:
-        """Start a training: from a `TrainingRequest`, from its fields, or from both (fields win).
+    def start(self, request: TrainingRequest | CommandRequest | None = None, /, **fields: Any) -> TaskResponse:
+        """Start a training: from a request, from its fields, or from both (fields win).
 
+        With a `command` it is a trainer of your own: `start(command=["python", "train.py"], working_dir="/code")`.
         Fields are checked by the service alone, so there is one set of rules and one kind of error. To be
         able to repeat a start whose answer was lost, give a `task_id`: the second one is then a 409.
         """
-        body = request.model_dump(mode="json", exclude_unset=True) if request else {}
-        body |= {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in fields.items()}
+        body = (request.model_dump(mode="json", exclude_unset=True) if request else {}) | written(fields)
         return self._ask("POST", f"{TRAINING}/start", TaskResponse, json=body)
+
+    def import_log(self, path: str | os.PathLike[str], **fields: Any) -> TaskResponse:
+        """Make a task of a log file; with `follow=True` of one that is still being written."""
+        return self._ask("POST", f"{TRAINING}/import", TaskResponse, json=written({"path": path, **fields}))
+
+    def try_parsing(self, text: str, **reading: Any) -> ParsingTryResponse:
+        """What lines of a log would give, with `metric_definitions` and `log_format`. Nothing is stored."""
+        return self._ask("POST", "/api/v2/parsing/try", ParsingTryResponse, json={"text": text, **reading})
+
+    def reparse(self, task_id: str, **reading: Any) -> TaskResponse:
+        """Read a task's log once more, with other `metric_definitions` or another `log_format`."""
+        return self._ask("POST", f"{task_path(task_id)}/reparse", TaskResponse, json=reading)
 
     def status(self, task_id: str, metrics: Iterable[str] | None = None) -> TaskResponse:
         """A task with its latest metrics, or only those named in `metrics`."""
@@ -178,6 +192,11 @@ class TrainingClient:
 
 def task_path(task_id: str) -> str:
     return f"{TRAINING}/{quote(task_id, safe='')}"
+
+
+def written(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as JSON holds them: a path is its text."""
+    return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in fields.items()}
 
 
 def given(**query: str | int | Sequence[str] | None) -> dict[str, str | int | Sequence[str]]:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from client import ServiceError, ServiceUnreachable, TrainingClient
-from models.schemas import Stage, TaskStatus, TrainingRequest
+from models.schemas import CommandRequest, Stage, TaskStatus, TrainingRequest
 
 TASK: dict[str, Any] = {
     "task_id": "t",
@@ -60,6 +60,29 @@ def test_start_sends_only_what_is_set(tmp_path: Path) -> None:
     assert bodies[0] == {**fields, "train_path": str(tmp_path)}
     assert bodies[1] == {**fields, "train_path": "t"}
     assert bodies[2] == {**fields, "train_path": "t", "num_epochs": 3}
+
+
+def test_foreign_trainers_and_their_logs(tmp_path: Path) -> None:
+    tried = {"lines": [], "unmatched": [1], "unmatched_definitions": [], "rules": []}
+    wire = Wire(TASK, TASK, tried, TASK)
+    pattern = {"name": "dice", "regex": "Dice: ([0-9.]+)"}
+    with client_of(wire) as client:
+        client.start(CommandRequest(command=["python", "train.py"], working_dir="/code"), device="cpu")
+        client.import_log(tmp_path / "train.log", follow=True)
+        assert client.try_parsing("a line", log_format="none").unmatched == [1]
+        client.reparse("a/b", metric_definitions=[pattern])
+    assert wire.asked == [
+        "POST /api/v2/training/start",
+        "POST /api/v2/training/import",
+        "POST /api/v2/parsing/try",
+        "POST /api/v2/training/a%2Fb/reparse",
+    ]
+    assert [json.loads(request.content) for request in wire.requests] == [
+        {"command": ["python", "train.py"], "working_dir": "/code", "device": "cpu"},
+        {"path": str(tmp_path / "train.log"), "follow": True},
+        {"text": "a line", "log_format": "none"},
+        {"metric_definitions": [pattern]},
+    ]
 
 
 def test_status_stop_delete() -> None:
