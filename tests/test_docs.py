@@ -25,7 +25,7 @@ from models.schemas import (
     TrainingMetrics,
     TrainingRequest,
 )
-from services.parsing import LineParser
+from services.parsing import FORMATS, LineParser
 from settings import Settings
 from tests.documents import (
     PAIRS,
@@ -161,8 +161,7 @@ def test_every_metric_is_documented_with_a_line_that_has_it(guide: Path) -> None
     for name, (_unit, cell) in table.items():
         line = coded(cell)
         assert line in shown_lines
-        parser = LineParser()
-        assert name in parser.parse(line or "").metrics, name
+        assert name in in_a_training().parse(line or "").metrics, name
 
 
 @both_guides
@@ -170,7 +169,19 @@ def test_every_stage_is_documented_with_a_line_that_begins_it(guide: Path) -> No
     table = table_of(guide, "epoch_start")
     assert list(table) == [stage.value for stage in Stage]
     for stage, (_meaning, cell) in table.items():
-        assert LineParser().parse(coded(cell) or "").stage == stage
+        assert in_a_training().parse(coded(cell) or "").stage == stage
+
+
+def in_a_training() -> LineParser:
+    parser = LineParser()
+    parser.parse("Epoch [1/10] started")
+    return parser
+
+
+@both_guides
+def test_every_log_format_is_documented(guide: Path) -> None:
+    paragraph = next(line for line in guide.read_text("utf-8").split("\n\n") if line.startswith("`log_format` "))
+    assert set(re.findall(r"`(\w+)`", paragraph)) == {"log_format", *FORMATS}
 
 
 @both_guides
