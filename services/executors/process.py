@@ -24,7 +24,7 @@ from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer
 from trainer.errors import TrainingFailed, TrainingStopped
 
 REPOSITORY = Path(__file__).parents[2]
-READ_AFTER_STOP_S = 10.0
+READ_AFTER_STOP_S = 3.0
 """How long a stopped trainer's remaining output is read: it may be so much that the stop would take hours."""
 
 
