@@ -58,6 +58,7 @@ class _Training:
     executor: Executor
     handler: TrainingLogHandler
     position: int = 0
+    is_resumed: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
 
@@ -152,7 +153,7 @@ class TrainingService(BaseService):
         """Take up a task that has gone on without the service. Call with the lock held."""
         position, memory = self.store.read_progress(state.task_id)
         self._trainings[state.task_id] = training = self._training(state, request, memory)
-        training.position = position
+        training.position, training.is_resumed = position, True
         if state.status is TaskStatus.STOPPING:
             training.stop.set()
         self._scheduler.adopt(state.task_id, device=state.device)
@@ -360,7 +361,9 @@ class TrainingService(BaseService):
         """Raises: OSError: the task's folder cannot be made."""
         run_dir = self._runs_dir / task_id
         run_dir.mkdir(parents=True, exist_ok=True)
-        return Run(task_id, training.request, training.output_dir, device, run_dir, training.position)
+        return Run(
+            task_id, training.request, training.output_dir, device, run_dir, training.position, training.is_resumed
+        )
 
     def _dispatch(self) -> None:
         """Start whatever can run now; tell the rest that they wait. Call with the lock held."""

@@ -27,6 +27,7 @@ class Run:
         output_dir: where the trainer saves what it makes.
         run_dir: the service's own folder for this task.
         position: bytes of the trainer's output whose lines are stored already, by an earlier service process.
+        is_resumed: an earlier service process has begun it.
     """
 
     task_id: str
@@ -35,6 +36,7 @@ class Run:
     device: str
     run_dir: Path
     position: int = 0
+    is_resumed: bool = False
 
 
 class Executor(ABC):

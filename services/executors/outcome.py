@@ -68,9 +68,13 @@ def _reason(returncode: int) -> tuple[str, str]:
 
 
 def last_lines(output: Path) -> list[str]:
-    with output.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
-        tail = file.read()
+    """None of an output that cannot be read any more: how the trainer ended is known all the same."""
+    try:
+        with output.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
+            tail = file.read()
+    except OSError:
+        return []
     splitter = LineSplitter(clock=lambda: 0.0)
     lines = [line for line, _ in splitter.feed(tail)] + [line for line, _ in splitter.finish()]
     return lines[-_TAIL_LINES:]

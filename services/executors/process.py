@@ -20,7 +20,7 @@ from models.schemas import CommandRequest, TrainingRequest
 from services.executors.base import Detached, Executor, Run
 from services.executors.outcome import conclude
 from services.executors.output import CHUNK, POLL_S, LineLogger
-from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer
+from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer, end_what_runs
 from trainer.errors import TrainingFailed, TrainingStopped
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,14 +51,26 @@ class ProcessExecutor(Executor):
     def run(self, run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
         if self._detached.is_set():
             raise Detached
-        trainer = SupervisedTrainer.find(run.run_dir)
-        if trainer is None:
-            if should_stop():
-                raise TrainingStopped
-            trainer = self._start(run)
         is_built_in = isinstance(run.request, TrainingRequest)
-        reading = _Reading(trainer, run, logger, should_stop, self._detached, prefixed=is_built_in)
-        end = reading.to_the_end()
+        try:
+            trainer = SupervisedTrainer.find(run.run_dir)
+            if trainer is None:
+                has_begun = run.is_resumed and (end_what_runs(run.run_dir) or run.position > 0)
+                if should_stop():
+                    raise TrainingStopped
+                if has_begun:  # and is not begun again
+                    raise TrainingFailed("run_folder_lost", f"{run.run_dir} has lost what the trainer wrote there.")
+                trainer = self._start(run)
+            reading = _Reading(trainer, run, logger, should_stop, self._detached, prefixed=is_built_in)
+            end = reading.to_the_end()
+        except (Detached, TrainingStopped, TrainingFailed):
+            raise
+        except BaseException as error:  # nobody would stop it any more
+            end_what_runs(run.run_dir)
+            if isinstance(error, FileNotFoundError):
+                message = f"{error.filename} is gone, without which the trainer cannot be followed: it was ended."
+                raise TrainingFailed("run_folder_lost", message) from error
+            raise
         conclude(end, output=run.run_dir / OUTPUT, was_stopped=should_stop(), is_built_in=is_built_in)
 
     def _start(self, run: Run) -> SupervisedTrainer:
@@ -151,8 +163,8 @@ class _Reading:
                 raise TrainingStopped
             raise TrainingFailed(
                 "supervisor_lost",
-                "The process that supervised the trainer was killed, or the machine restarted: the trainer ended "
-                "with it.",
+                "The process that supervised the trainer was killed, its folder was removed, or the machine restarted: "
+                "the trainer ended with it.",
             )
 
     def _is_over(self) -> bool:

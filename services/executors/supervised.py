@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ MAX_AHEAD = 256 * 2**20
 """Bytes of output that may wait for the service; with more the trainer waits, as with any full pipe."""
 _RUN_DIR_MARK = "TRAINING_RUN_DIR"
 """Beside the task's id in the trainer's environment: a second service on the machine may use the same ids."""
+_SCAN_S = 0.05
+"""Between two looks at what is still running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class SupervisedTrainer:
 
         Raises:
             TrainingFailed: the supervisor does not start. Whether the trainer does is for `exit` to say.
+            FileNotFoundError: the trainer has removed `run_dir` already.
         """
         run_dir = run_dir.resolve()
         marks = {"TRAINING_TASK_ID": task_id, _RUN_DIR_MARK: str(run_dir)}
@@ -92,7 +97,8 @@ class SupervisedTrainer:
         except (OSError, subprocess.CalledProcessError) as error:
             message = f"The process that supervises the trainer did not start ({error}). {log} may say why."
             raise TrainingFailed("start_failed", message) from error
-        assert started is not None
+        if started is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run_dir / supervisor.RECORD))
         return started
 
     def exit(self) -> Exit | None:
@@ -124,20 +130,7 @@ class SupervisedTrainer:
     def end_leftovers(self) -> bool:
         """End what a supervisor that was killed has left behind, by one step; whether it takes another."""
         self._ending = self._ending or Ending(supervisor.KILL_AFTER_S)
-        return self._is_this_boot and self._ending.step(self._leftovers())
-
-    def _leftovers(self) -> list[Process]:
-        """Known by their environment, by the session of the trainer, and as descendants of these."""
-        mark = f"{_RUN_DIR_MARK}={self._run_dir.resolve()}".encode()
-        statuses = running()
-        session = self._session()
-        ours = {
-            status.process
-            for status in statuses
-            if status.session == session or mark in _environment(status.process.pid)
-        }
-        ours |= set(below({process.pid for process in ours}, statuses))
-        return [process for process in ours if process.pid != os.getpid()]
+        return self._is_this_boot and self._ending.step(_leftovers(self._run_dir, self._session()))
 
     def _session(self) -> int | None:
         """The session of the trainer, unless its number has gone to another process since."""
@@ -147,6 +140,26 @@ class SupervisedTrainer:
         trainer = Process(*record["trainer"])
         leader = read_status(trainer.pid)
         return trainer.pid if leader is None or leader.process == trainer else None
+
+
+def end_what_runs(run_dir: Path) -> bool:
+    """End the supervisor of a `run_dir` that is lost, and all that it runs; whether there was anything."""
+    ending, found = Ending(supervisor.KILL_AFTER_S), False
+    while ending.step(_leftovers(run_dir, session=None)):
+        found = True
+        time.sleep(_SCAN_S)
+    return found
+
+
+def _leftovers(run_dir: Path, session: int | None) -> list[Process]:
+    """Known by their environment, by the session of the trainer, and as descendants of these."""
+    mark = f"{_RUN_DIR_MARK}={run_dir.resolve()}".encode()
+    statuses = running()
+    ours = {
+        status.process for status in statuses if status.session == session or mark in _environment(status.process.pid)
+    }
+    ours |= set(below({process.pid for process in ours}, statuses))
+    return [process for process in ours if process.pid != os.getpid()]
 
 
 def _environment(pid: int) -> list[bytes]:

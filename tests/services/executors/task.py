@@ -134,4 +134,4 @@ class Task(logging.Handler):
 
     def resumed(self) -> Run:
         """What the next service is given."""
-        return replace(self.current, position=self.position)
+        return replace(self.current, position=self.position, is_resumed=True)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -320,6 +321,37 @@ class TestRestart:
         assert failure(task)[0] == "supervisor_lost"
         assert left_of(task.current) == []
         assert not unmarked.is_running() or unmarked.status() == psutil.STATUS_ZOMBIE
+
+    @pytest.mark.parametrize("lost", ["", "output.log"], ids=["run_folder", "output"])
+    @pytest.mark.parametrize("has_printed", [True, False])
+    def test_a_trainer_that_cannot_be_followed_any_more_is_ended_and_not_begun_again(
+        self, start: Start, lost: str, has_printed: bool
+    ) -> None:
+        first = start(["sh", "-c", "echo x >> started; echo up; exec sleep 600"])
+        first.wait_for_line("up")
+        first.detach()
+        its_supervisor = supervisor(first)
+        subprocess.run(["rm", "-r", str(first.current.run_dir / lost)], check=True)
+        resumed = first.resumed()
+        second = Task(ProcessExecutor(), resumed if has_printed else replace(resumed, position=0))
+        assert failure(second)[0] == "run_folder_lost"
+        wait_until_dead(its_supervisor)
+        assert left_of(first.current) == []
+        assert (first.current.output_dir / "started").read_text() == "x\n"
+
+    def test_a_trainer_of_which_nothing_is_left_is_not_begun_again(self, start: Start) -> None:
+        first = start(["sh", "-c", "echo x >> started; echo up"])
+        assert first.end() is None
+        shutil.rmtree(first.current.run_dir)
+        assert failure(Task(ProcessExecutor(), first.resumed()))[0] == "run_folder_lost"
+        assert (first.current.output_dir / "started").read_text() == "x\n"
+
+    def test_an_exit_status_is_told_without_the_output_too(self, start: Start) -> None:
+        task = start(["sh", "-c", "echo up; while [ ! -e go ]; do sleep 0.01; done; exit 3"])
+        task.wait_for_line("up")
+        (task.current.run_dir / "output.log").unlink()
+        (task.current.output_dir / "go").touch()
+        assert failure(task)[0] == "exit_code_3"
 
     def test_another_task_of_the_same_name_is_left_alone(self, start: Start) -> None:
         task, namesake = start(COUNT), start(COUNT)
