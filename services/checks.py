@@ -12,7 +12,7 @@ from models.schemas import AnyRequest, CommandRequest, FieldProblem, ImportReque
 from services.devices import ANY_GPU, CPU, FILE, Gpu
 from services.errors import CommandsDisabled
 from services.parsing import check_reading
-from services.paths import PathPolicy
+from services.paths import PathPolicy, is_on_disk
 from trainer.preflight import check
 
 RESERVED_TASK_IDS = frozenset({"start", "events", "compare", "import", "parsing", "models"})
@@ -84,7 +84,7 @@ def _finds_program(program: str, folder: Path, env: Mapping[str, str]) -> bool:
 
 def _file_problems(path: str) -> list[FieldProblem]:
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # asked first: opening a pipe would wait for its other end
+        if not is_on_disk(Path(path).stat()):  # asked first: opening a pipe would wait for its other end
             message = f"{path!r} is no regular file: name the log file itself"
             return [FieldProblem(field="path", code="not_a_file", message=message)]
         Path(path).open("rb").close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.schemas import FieldProblem
 from services.errors import InvalidRequest, PathForbidden, TaskConflict
+
+_OF_THE_KERNEL = ("/proc", "/sys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,13 @@ def _check(field: str, path: str, roots: Sequence[Path], setting: str) -> None:
     if not any(resolved.is_relative_to(root.resolve()) for root in roots):
         allowed = ", ".join(str(root) for root in roots)
         raise PathForbidden(f"{field}: {path!r} is outside the folders this service may use ({setting}: {allowed}).")
+
+
+def is_on_disk(found: os.stat_result) -> bool:
+    """Whether it is a regular file, and not one of the kernel's: those have no size, and hold the service's secrets."""
+    return stat.S_ISREG(found.st_mode) and not any(
+        found.st_dev == Path(place).stat().st_dev for place in _OF_THE_KERNEL if Path(place).is_mount()
+    )
 
 
 def claim_output_dir(save_path: str, name: str | None, task_id: str) -> Path:

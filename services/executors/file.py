@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import ClassVar
 from models.schemas import ImportRequest
 from services.executors.base import Detached, Executor, Run
 from services.executors.output import CHUNK, POLL_S, LineLogger
+from services.paths import is_on_disk
 from trainer.errors import TrainingFailed, TrainingStopped
 
 
@@ -90,7 +90,7 @@ class _Reading:
                     file.close()
                     file = successor
                     self._begin_again("was replaced")
-        except TrainingStopped:
+        except (TrainingStopped, OSError):
             self._lines.finish()
             raise
         finally:
@@ -171,7 +171,7 @@ class _Reading:
 def _open(path: str) -> FileIO:
     """Raises: OSError: also for what is no file, a pipe for example, whose opening would wait."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not is_on_disk(os.fstat(descriptor)):
         os.close(descriptor)
         raise OSError(None, "it is not a regular file")
     return FileIO(descriptor)

@@ -103,6 +103,7 @@ def test_what_is_no_log_file_is_refused(service: TrainingService, tmp_path: Path
         (tmp_path / "nothing", "path_not_found"),
         (tmp_path, "not_a_file"),
         (tmp_path / "pipe", "not_a_file"),
+        (Path("/proc/self/environ"), "not_a_file"),
         *([] if os.access(log, os.R_OK) else [(log, "path_not_readable")]),
     ]:
         with pytest.raises(InvalidRequest) as refused:

@@ -151,3 +151,15 @@ def test_a_file_that_is_gone_can_be_stopped(log: Path, read: Import) -> None:
     log.unlink()
     task.wait_for_line(f"{log} is gone: waiting for it to come back.")
     assert isinstance(task.stop(), TrainingStopped)
+
+
+def test_a_file_of_the_kernel_is_not_read_through_a_link_that_comes_later(log: Path, read: Import) -> None:
+    append(log, "half a line")
+    task = read(follow=True)
+    task.wait_for_line("ERROR: two")
+    (log.parent / "next").symlink_to("/proc/self/environ")
+    (log.parent / "next").rename(log)
+    raised = task.end()
+    assert isinstance(raised, TrainingFailed)
+    assert raised.reason == "file_unreadable"
+    assert task.messages == ["one", "ERROR: two", "half a line"]
