@@ -43,6 +43,9 @@ _FILE = re.compile(
 )
 """Names of files hold numbers of their own: `epoch=0-val_acc=0.56.ckpt`."""
 _ADDRESS = re.compile(r"\w{1,20}://\S{1,2000}")
+_GOES_ON = re.compile(r"[\])]?\s{0,3}(?:[^\W\d_][a-z_ ]{0,40})?\s{0,3}[:=]\s{0,8}", re.IGNORECASE)
+"""Behind a number that a name ends with, up to the number that is the value."""
+_PLACES = frozenset({None, "epoch", "step", "total_epochs", "total_steps"})
 _MAX_NAMED = 64
 _MEASURED = frozenset({"loss", "acc", "score", "f1", "precision", "recall", "mAP", "map50", "ppl"})
 
@@ -114,6 +117,7 @@ class _Reader:
         self.key = _NO_KEY
         self.last_metric: str | None = None
         self.ratio = Meaning("acc")
+        self.read_on_at = 0
         self.last: str = ""
         """What the number before was: epoch, step, value, or nothing that others go with."""
 
@@ -121,6 +125,8 @@ class _Reader:
         bare: list[tuple[Meaning, Value]] = []
         named: list[tuple[str, Value]] = []
         for index, (value, key) in enumerate(zip(self.values, self.keys, strict=True)):
+            if index < self.read_on_at:
+                continue
             self.key = key
             if key.context:
                 self.context = key.context
@@ -277,7 +283,18 @@ class _Reader:
             return
         if value.kind is not Kind.NUMBER or not _fits(metric, value):
             return
+        if value.is_whole and self._is_part_of_name(index):
+            self.read_on_at = index + 2
+            return
         self._observe(meaning, value)
+
+    def _is_part_of_name(self, index: int) -> bool:
+        """`Accuracy after epoch 3: 0.8`, `loss after 10 iterations: 0.5`: the value is the number behind."""
+        if index + 1 == len(self.values) or self.values[index].gap.rstrip().endswith((":", "=")):
+            return False
+        following = self.keys[index + 1].meaning
+        says_more = following is not None and following.metric not in _PLACES
+        return not says_more and _GOES_ON.fullmatch(self._behind(index)) is not None
 
     def _observe(self, meaning: Meaning, value: Value) -> None:
         if meaning.context is None and self.context is not None and meaning.metric not in _OF_NO_SET:

@@ -422,6 +422,16 @@ NOTHING = {
         "EarlyStopping counter: 3 out of 5",
         "version 1.2.3 of the loss",
     ],
+    "places in a name": [
+        "Accuracy after epoch 3: 0.81",
+        "Accuracy after 3 epochs: 81%",
+        "Loss after 10 iterations: 0.5",
+        "loss after step 100 = 0.5",
+        "accuracy on 10000 images: 0.8",
+        "train loss [3]: 0.5",
+        "mAP@[.5:.95]: 0.4",
+    ],
+    "decimal commas": ["loss: 0,532", "acc: 0,812%"],
 }
 
 
