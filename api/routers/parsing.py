@@ -6,9 +6,9 @@ from fastapi import APIRouter
 
 from api.errors import documented
 from api.strict_json import StrictJsonRoute
-from models.schemas import ParsingTryRequest, ParsingTryResponse
+from models.schemas import FieldProblem, ParsingTryRequest, ParsingTryResponse
 from services.errors import InvalidRequest
-from services.parsing import check_reading, try_reading
+from services.parsing import TrialTooSlow, check_reading, try_reading
 
 router = APIRouter(prefix="/api/v2/parsing", tags=["日志解析接口"], route_class=StrictJsonRoute)
 
@@ -25,4 +25,8 @@ def try_parsing(request: ParsingTryRequest) -> ParsingTryResponse:
     problems = check_reading(request)
     if problems:
         raise InvalidRequest.from_problems(problems)
-    return try_reading(request.text, request)
+    try:
+        return try_reading(request.text, request)
+    except TrialTooSlow:
+        message = "it takes too long to read: try fewer lines, fewer patterns or simpler ones"
+        raise InvalidRequest.from_problems([FieldProblem(field="text", code="too_slow", message=message)]) from None

@@ -7,6 +7,6 @@ here and nowhere else.
 from services.parsing.checking import FORMATS, check_reading
 from services.parsing.line_parser import LineParser, ParsedLine
 from services.parsing.memory import Memory
-from services.parsing.trial import try_reading
+from services.parsing.trial import TrialTooSlow, try_reading
 
-__all__ = ["FORMATS", "LineParser", "Memory", "ParsedLine", "check_reading", "try_reading"]
+__all__ = ["FORMATS", "LineParser", "Memory", "ParsedLine", "TrialTooSlow", "check_reading", "try_reading"]

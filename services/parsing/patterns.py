@@ -16,7 +16,10 @@ from services.parsing.values import read_number
 
 MAX_MATCHES = 100
 """Of one pattern in one line: a pattern with a name group can find several metrics."""
-_MAX_PROGRAM_BYTES = 1 << 20
+_MAX_MEMORY = 8 << 20
+"""Bytes. With too few of them RE2 gives up its fast automaton, and takes thirty times as long."""
+_MAX_PROGRAM = 3000
+"""Instructions. The slow one takes time in proportion to them: at most 10 microseconds a character, measured."""
 _PLACES = frozenset({"epoch", "total_epochs", "step", "total_steps"})
 
 
@@ -41,13 +44,17 @@ class Pattern:
     def __init__(self, definition: MetricDefinition) -> None:
         self._name = definition.name
         options = re2.Options()
-        options.max_mem = _MAX_PROGRAM_BYTES
+        options.max_mem = _MAX_MEMORY
         options.log_errors = False
         try:
             self._regex = re2.compile(definition.regex, options)
         except re2.error as error:
             why = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
             raise ValueError(f"RE2 does not take it: {why}") from error
+        if self._regex.programsize > _MAX_PROGRAM:
+            raise ValueError(
+                "it is too large to look at every line: repeat less, or without a limit, as in .* or a+"
+            )
         self._names = {index: name for name, index in self._regex.groupindex.items()}
         groups: int = self._regex.groups
         if groups == 0:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.parsing import trial
 from services.parsing.presets import PRESETS
 
 PATH = "/api/v2/parsing/try"
@@ -52,6 +53,12 @@ def test_only_the_formats_that_are_asked_for_are_read(http: httpx.Client) -> Non
 def test_nan_and_infinity_are_null(http: httpx.Client) -> None:
     (line,) = tried(http, "Train Loss: nan, Validation Loss: inf, Train Accuracy: 12%")["lines"]
     assert line["metrics"] == {"train_loss": None, "val_loss": None, "train_acc": 12.0}
+
+
+def test_a_trial_that_takes_too_long_is_ended(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "MAX_SECONDS", 0.0)
+    error = refused(http, {"text": "Dice: 0.5\n" * 1000, "metric_definitions": [DICE]})
+    assert (error["code"], error["errors"][0]["field"]) == ("too_slow", "text")
 
 
 def test_any_text_is_answered(http: httpx.Client) -> None:

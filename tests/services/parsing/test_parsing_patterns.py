@@ -148,6 +148,7 @@ def test_patterns_that_have_matched_nothing_are_named_until_they_do() -> None:
         (r"Dice: (\d)", None, "give the definition a name"),
         ("((a{900}){900})", "dice", "repetition"),
         (r"(\pN{1000})", "dice", "too large"),
+        (r"(.{0,1000}x)", "dice", "too large"),
     ],
 )
 def test_a_pattern_that_cannot_be_used_is_a_problem_that_names_it(regex: str, name: str | None, why: str) -> None:
