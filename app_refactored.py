@@ -102,16 +102,17 @@ def build_service(settings: Settings, executor: Executor | None = None) -> Train
         StoreInUse: another service process owns the store.
     """
     database = Database(settings.store_url, synchronous=settings.sqlite_synchronous)
+    paths = PathPolicy(settings.data_roots, settings.save_roots)
     service = TrainingService(
         database,
-        executors=Executors(settings.executor, stop_grace_s=settings.stop_grace_s, only=executor),
+        executors=Executors(settings.executor, stop_grace_s=settings.stop_grace_s, only=executor, paths=paths),
         scheduler=Scheduler(
             cpu_limit=settings.max_training_concurrent_cpu,
             gpu_limit=settings.max_training_concurrent_gpu,
             gpus=list_gpus,
         ),
         gpus=list_gpus,
-        paths=PathPolicy(settings.data_roots, settings.save_roots),
+        paths=paths,
         runs_dir=settings.state_dir / "runs",
         allow_commands=settings.allow_commands,
     )

@@ -10,6 +10,7 @@ from services.executors.base import Executor
 from services.executors.file import FileExecutor
 from services.executors.process import ProcessExecutor
 from services.executors.thread import ThreadExecutor
+from services.paths import PathPolicy
 
 Setting = Literal["auto", "thread", "process"]
 Name = Literal["thread", "process", "file"]
@@ -21,15 +22,18 @@ class Executors:
     Args:
         setting: where trainings run whose request does not say.
         stop_grace_s: what a process gets between SIGTERM and SIGKILL.
+        paths: where imported files may be.
         only: runs everything, instead of the executors of this service.
     """
 
-    def __init__(self, setting: Setting, *, stop_grace_s: float, only: Executor | None = None) -> None:
+    def __init__(
+        self, setting: Setting, *, stop_grace_s: float, only: Executor | None = None, paths: PathPolicy | None = None
+    ) -> None:
         self._setting = setting
         self._by_name: dict[Name, Executor] = {
             "thread": only or ThreadExecutor(),
             "process": only or ProcessExecutor(stop_grace_s=stop_grace_s),
-            "file": only or FileExecutor(),
+            "file": only or FileExecutor(paths),
         }
 
     def __getitem__(self, name: Name) -> Executor:

@@ -12,9 +12,10 @@ from io import FileIO
 from typing import ClassVar
 
 from models.schemas import ImportRequest
+from services.errors import PathForbidden
 from services.executors.base import Detached, Executor, Run
 from services.executors.output import CHUNK, POLL_S, LineLogger
-from services.paths import is_on_disk
+from services.paths import PathPolicy, is_on_disk
 from trainer.errors import TrainingFailed, TrainingStopped
 
 
@@ -27,7 +28,8 @@ class FileExecutor(Executor):
 
     survives_restart: ClassVar[bool] = True
 
-    def __init__(self) -> None:
+    def __init__(self, paths: PathPolicy | None = None) -> None:
+        self._paths = paths or PathPolicy()
         self._detached = threading.Event()
 
     def detach(self) -> None:
@@ -35,7 +37,7 @@ class FileExecutor(Executor):
 
     def run(self, run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
         assert isinstance(run.request, ImportRequest), "trainers are run by other executors"
-        reading = _Reading(run.request.path, run.position, logger, should_stop, self._detached)
+        reading = _Reading(run.request.path, run.position, logger, should_stop, self._detached, self._paths)
         try:
             if run.request.follow:
                 reading.follow()
@@ -56,8 +58,10 @@ class _Reading:
         logger: logging.Logger,
         should_stop: Callable[[], bool],
         detached: threading.Event,
+        paths: PathPolicy,
     ) -> None:
         self._path = path
+        self._paths = paths
         self._logger = logger
         self._should_stop = should_stop
         self._detached = detached
@@ -65,7 +69,7 @@ class _Reading:
         self._start_at(position)
 
     def to_the_end(self) -> None:
-        with closing(_open(self._path)) as file:
+        with closing(self._open()) as file:
             self._resume(file)
             end = os.fstat(file.fileno()).st_size
             while self._position < end and self._take(file.read(min(CHUNK, end - self._position))):
@@ -75,7 +79,7 @@ class _Reading:
     def follow(self) -> None:
         """Does not return."""
         try:
-            file = _open(self._path)
+            file = self._open()
         except FileNotFoundError:
             if not self._position:
                 raise
@@ -116,14 +120,14 @@ class _Reading:
             present = self._stat()
             if present is not None and not os.path.samestat(present, mine):
                 try:
-                    return _open(self._path)
+                    return self._open()
                 except FileNotFoundError:
                     continue
 
     def _wait_for_file(self) -> FileIO:
         while True:
             if self._stat() is not None:
-                return _open(self._path)
+                return self._open()
             self._pause(POLL_S[1])
 
     def _stat(self) -> os.stat_result | None:
@@ -167,11 +171,20 @@ class _Reading:
         if self._should_stop():
             raise TrainingStopped
 
+    def _open(self) -> FileIO:
+        """Raises: OSError: also for what is no file, a pipe for example, whose opening would wait.
 
-def _open(path: str) -> FileIO:
-    """Raises: OSError: also for what is no file, a pipe for example, whose opening would wait."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not is_on_disk(os.fstat(descriptor)):
-        os.close(descriptor)
-        raise OSError(None, "it is not a regular file")
-    return FileIO(descriptor)
+        The path may have become a link since it was accepted, so the roots are asked about what was opened.
+        """
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not is_on_disk(os.fstat(descriptor)):
+                raise OSError(None, "it is not a regular file")
+            self._paths.check_data("path", os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115 - as os.fstat
+        except PathForbidden:
+            os.close(descriptor)
+            raise OSError(None, "it leads out of the folders this service may use (DATA_ROOTS)") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return FileIO(descriptor)

@@ -122,6 +122,22 @@ def test_files_outside_the_data_roots_are_refused_links_included(settings: Setti
                 read(service, path)
 
 
+def test_a_followed_file_that_becomes_a_link_out_of_the_data_roots_is_not_read(settings: Settings, log: Path) -> None:
+    root = log.parent / "data"
+    root.mkdir()
+    followed = root / "followed.log"
+    followed.write_text("inside\n")
+    with closing(build_service(settings.model_copy(update={"data_roots": (root,)}))) as service:
+        task_id = read(service, followed, follow=True).task_id
+        wait_for(service, task_id, "inside")
+        (root / "link").symlink_to(log)
+        (root / "link").rename(followed)
+        ended = wait_for_end(service, task_id)
+        assert (ended.status, ended.reason) == (TaskStatus.FAILED, "file_unreadable")
+        assert "DATA_ROOTS" in (ended.error or "")
+        assert not set(history(service, task_id)) & set(LINES)
+
+
 def test_the_end_of_a_short_file_can_be_waited_for_and_that_of_a_followed_one_not(
     service: TrainingService, log: Path
 ) -> None:
