@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from api.errors import documented
 from api.strict_json import StrictJsonRoute
-from models.schemas import FieldProblem, ParsingTryRequest, ParsingTryResponse
+from models.schemas import ParsingTryRequest, ParsingTryResponse
 from services.errors import InvalidRequest
 from services.parsing import TrialTooSlow, check_reading, try_reading
 
@@ -27,6 +27,5 @@ def try_parsing(request: ParsingTryRequest) -> ParsingTryResponse:
         raise InvalidRequest.from_problems(problems)
     try:
         return try_reading(request.text, request)
-    except TrialTooSlow:
-        message = "it takes too long to read: try fewer lines, fewer patterns or simpler ones"
-        raise InvalidRequest.from_problems([FieldProblem(field="text", code="too_slow", message=message)]) from None
+    except TrialTooSlow as error:
+        raise InvalidRequest.from_problems([error.problem]) from None

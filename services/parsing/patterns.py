@@ -52,9 +52,7 @@ class Pattern:
             why = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
             raise ValueError(f"RE2 does not take it: {why}") from error
         if self._regex.programsize > _MAX_PROGRAM:
-            raise ValueError(
-                "it is too large to look at every line: repeat less, or without a limit, as in .* or a+"
-            )
+            raise ValueError("it is too large to look at every line: repeat less, or without a limit, as in .* or a+")
         self._names = {index: name for name, index in self._regex.groupindex.items()}
         groups: int = self._regex.groups
         if groups == 0:

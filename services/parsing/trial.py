@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from time import perf_counter
 
-from models.schemas import LogReading, ParsingTryResponse, RuleUse, TriedLine
+from models.schemas import FieldProblem, LogReading, ParsingTryResponse, RuleUse, TriedLine
 from services.parsing.line_parser import MAX_LINE, LineParser
 from services.parsing.patterns import compile_definitions
 
@@ -18,6 +18,12 @@ NOTHING = "nothing"
 
 class TrialTooSlow(Exception):
     """The text takes longer than a trial may."""
+
+    problem = FieldProblem(
+        field="text",
+        code="too_slow",
+        message="it takes too long to read: try fewer lines, fewer patterns or simpler ones",
+    )
 
 
 def try_reading(text: str, reading: LogReading) -> ParsingTryResponse:
