@@ -14,7 +14,7 @@ from services.parsing.meaning import Meaning, meaning_of
 from services.parsing.report import Report
 from services.parsing.values import read_number
 
-_N = r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf)"
+_N = r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?|nan|inf)"
 _M = r"(?<![\w/.@-])['\"`]?([\w/.@-]{2,60})['\"`]?"
 
 

@@ -182,6 +182,27 @@ STARTS = ["", "Train Loss: 1, ", "Validation Top-k Accuracy: {", "Epoch [1/2] ",
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("unit", UNITS)
 def test_time_is_linear_in_the_line(start: str, unit: str, end: str) -> None:
+    check_linear(start, unit, end)
+
+
+@pytest.mark.parametrize("unit", ["1", "1.", "e1", "1,000"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "val_acc reached ",
+        "val_acc reached 0.5 (best ",
+        "best checkpoint with ",
+        "load best model a (score: ",
+        "metric val_acc improved by 1. new best score: ",
+        "reducing learning rate of group 1 from 1 to ",
+        "accuracy of the network on the 100 images: ",
+    ],
+)
+def test_time_is_linear_in_the_number_of_a_sentence(start: str, unit: str) -> None:
+    check_linear(start, unit, " x")
+
+
+def check_linear(start: str, unit: str, end: str) -> None:
     """Four times the text takes about four times the CPU; quadratic reading would take sixteen."""
 
     def cpu_seconds(size: int) -> float:
