@@ -15,9 +15,6 @@ from services.task_state import TaskState
 _CHANGING = ("device", "status", "reason", "error", "progress", "current_epoch", "total_epochs", "latest_metrics",
              "stage", "last_seq", "updated_at", "request", "warnings", "percents")  # fmt: skip
 _ONCE = ("task_id", "task_type", "name", "description", "priority", "output_dir", "created_at")
-
-_COLUMNS = {"percents": "units"}
-"""Columns that are not called as the field is."""
 _AS_JSON: Mapping[str, Callable[[Any], Any]] = {
     "latest_metrics": dict,
     "request": dict,
@@ -46,14 +43,11 @@ def changed_task_row(task: Committed) -> dict[str, Any]:
 
 
 def _task_columns(state: TaskState, fields: Iterable[str]) -> dict[str, Any]:
-    return {
-        _COLUMNS.get(name, name): _AS_JSON[name](getattr(state, name)) if name in _AS_JSON else getattr(state, name)
-        for name in fields
-    }
+    return {name: _AS_JSON[name](getattr(state, name)) if name in _AS_JSON else getattr(state, name) for name in fields}
 
 
 def task_from_row(row: RowMapping) -> TaskState:
-    values = {name: row[_COLUMNS.get(name, name)] for name in (*_ONCE, *_CHANGING)}
+    values = {name: row[name] for name in (*_ONCE, *_CHANGING)}
     epoch = values["current_epoch"]
     values["current_epoch"] = int(epoch) if epoch is not None and epoch.is_integer() else epoch
     values["status"] = TaskStatus(values["status"])

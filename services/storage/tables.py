@@ -1,7 +1,7 @@
 """The tables. A change here needs a migration beside it; a test compares the two.
 
 Times are stored in UTC. `log_entries.id` grows over all tasks, `(task_id, seq)` counts 1, 2, 3, ... within
-one; a metric point carries the sequence number of the line it was read from. `tasks.units` lists the families
+one; a metric point carries the sequence number of the line it was read from. `tasks.percents` lists the families
 of accuracies that are percent; `log_position` and `parser_memory` say where and how a log is read on.
 """
 
@@ -71,7 +71,7 @@ tasks = Table(
     Column("latest_metrics", JSON, nullable=False),
     Column("stage", String(32), nullable=False),
     Column("warnings", JSON, nullable=False),
-    Column("units", JSON(none_as_null=True)),
+    Column("percents", JSON(none_as_null=True)),
     Column("log_position", BigInteger),
     Column("parser_memory", JSON(none_as_null=True)),
     Column("last_seq", BigInteger, nullable=False),

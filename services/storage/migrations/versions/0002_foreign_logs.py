@@ -8,7 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    op.add_column("tasks", sa.Column("units", sa.JSON))
+    op.add_column("tasks", sa.Column("percents", sa.JSON))
     op.add_column("tasks", sa.Column("log_position", sa.BigInteger))
     op.add_column("tasks", sa.Column("parser_memory", sa.JSON))
     # Until now every line came from a trainer, but for those few that change the status.
