@@ -146,6 +146,12 @@ def test_fields_that_requests_have_in_common_are_named(guide: Path) -> None:
         assert common <= set(re.findall(r"`(\w+)`", sentence))
 
 
+@both_guides
+def test_every_log_format_is_documented(guide: Path) -> None:
+    paragraph = next(part for part in prose_of(guide).split("\n\n") if part.startswith("`log_format`"))
+    assert re.findall(r"`(\w+)`", paragraph) == ["log_format", *FORMATS]
+
+
 def json_or_text(shown: str) -> Any:
     try:
         return json.loads(shown)
