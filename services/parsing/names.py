@@ -8,10 +8,14 @@ from __future__ import annotations
 from services.parsing.meaning import Meaning
 from services.parsing.memory import LogState
 from services.parsing.report import Number, Observation, Report
-from services.parsing.vocabulary import OF_NO_SET, TEST, TRAIN, VAL
+from services.parsing.vocabulary import OF_EVALUATION, OF_NO_SET, TEST, TRAIN, VAL
 
-_OF_VALIDATION = frozenset({"auc", "f1", "precision", "recall", "mAP", "map50", "score"})
-"""Metrics that a training does not print of its own batches."""
+_OF_VALIDATION = OF_EVALUATION | {"score"}
+_PREFIXES = ("train_", "val_", "valid_", "validation_", "eval_", "test_")
+_BEST = frozenset({"best", "max"})
+_ACCURACIES = frozenset({"acc", "score"})
+_SECONDARY = frozenset({"avg", "step"})
+_AVERAGED = frozenset({"train_loss", "train_acc", "val_loss", "val_acc"})
 
 
 def name_metrics(report: Report, state: LogState) -> tuple[dict[str, Number], frozenset[str]]:
@@ -37,13 +41,6 @@ def name_metrics(report: Report, state: LogState) -> tuple[dict[str, Number], fr
             if each.is_percent:
                 percents.add(name + suffix)
     return metrics, frozenset(percents)
-
-
-_PREFIXES = ("train_", "val_", "valid_", "validation_", "eval_", "test_")
-_BEST = frozenset({"best", "max"})
-_ACCURACIES = frozenset({"acc", "score"})
-_SECONDARY = frozenset({"avg", "step"})
-_AVERAGED = frozenset({"train_loss", "train_acc", "val_loss", "val_acc"})
 
 
 def _is_validation(report: Report, state: LogState) -> bool:
@@ -74,10 +71,8 @@ def _numbered_sets(report: Report) -> bool:
 
 def _default_context(report: Report, state: LogState) -> str:
     """Of observations that name no context of their own."""
-    if report.context is not None and report.context != TEST:
+    if report.context is not None:
         return report.context
-    if report.context == TEST:
-        return TEST
     if report.phase is not None:
         return report.phase
     if state.phase == VAL and (report.epoch is None or state.is_bar_of_validation(report)):

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 
 from models.schemas import Stage
 from services.parsing.report import Report
-from services.parsing.vocabulary import TEST, VAL
+from services.parsing.vocabulary import OF_EVALUATION, TEST, VAL
 
-_OF_VALIDATION = frozenset({"auc", "f1", "precision", "recall", "mAP", "map50"})
 _FAMILIES = ("val_", "test_", "validation_", "macro_", "micro_", "weighted_")
 _TOP_K = re.compile(r"top[0-9]+_acc")
 
@@ -23,19 +22,15 @@ def stage_of(report: Report, named: Iterable[str], *, is_completed: bool, is_new
         return report.event
     trained = any(name.startswith("train_") for name in names)
     best = any(name.startswith("best_") for name in names)
-    validated = any(name.startswith(_FAMILIES) or name in _OF_VALIDATION or _TOP_K.fullmatch(name) for name in names)
+    validated = any(name.startswith(_FAMILIES) or name in OF_EVALUATION or _TOP_K.fullmatch(name) for name in names)
     if trained == validated and (trained or best or report.best_epoch is not None):
         return Stage.EPOCH_END
     if validated or (report.context in (VAL, TEST) and (names or report.step is not None)):
         return Stage.VALIDATION
     if trained:
-        return (
-            Stage.EPOCH_END
-            if report.is_averaged
-            else Stage.COMPLETED
-            if is_completed and report.is_record
-            else Stage.TRAINING
-        )
+        if report.is_averaged:
+            return Stage.EPOCH_END
+        return Stage.COMPLETED if is_completed and report.is_record else Stage.TRAINING
     if report.step is not None or report.samples is not None:
         return Stage.TRAINING
     if "learning_rate" in names:

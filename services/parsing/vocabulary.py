@@ -153,30 +153,16 @@ COLUMNS = {"p": "precision", "r": "recall", "e": "epoch", "#": "step", "iter.": 
 OF_NO_SET = frozenset({"learning_rate", "eta", "throughput", "gpu_memory", "grad_norm"})
 """Metrics that belong to no data set."""
 
+OF_EVALUATION = frozenset({"auc", "f1", "precision", "recall", "mAP", "map50"})
+"""Metrics that a training does not print of its own batches."""
+
 HINTS = (
-    *(
-        "epoch",
-        "step",
-        "iter",
-        "batch",
-        "loss",
-        "acc",
-        "prec",
-        "recall",
-        "f1",
-        "map",
-        "lr",
-        "learn",
-        "eta",
-        "/s",
-        "score",
-    ),
-    *("auc", "mean ap"),
-    *("metric", "best", "train", "val", "test", "ppl", "perplex", "entropy", "ips", "tps", "optimi", "stop", "finish"),
-    *("complet", "done", "elapsed", "sanity", "xent", "measure", "rec:", "rec=", "throughput"),
-    *("avg", "progress", "round", "%|", "[0", "[1", "[2", "[3", "[4", "[5", "[6", "[7", "[8", "[9"),
-    *("损失", "率", "轮", "精度", "训练", "验证", "评估", "测试", "完成", "指标", "准确", "误差", "得分", "分数"),
-)
+    "epoch", "step", "iter", "batch", "loss", "acc", "prec", "recall", "f1", "map", "lr", "learn", "eta", "/s", "score",
+    "auc", "mean ap", "metric", "best", "train", "val", "test", "ppl", "perplex", "entropy", "ips", "tps", "optimi",
+    "stop", "finish", "complet", "done", "elapsed", "sanity", "xent", "measure", "rec:", "rec=", "throughput", "avg",
+    "progress", "round", "%|", "[0", "[1", "[2", "[3", "[4", "[5", "[6", "[7", "[8", "[9",
+    "损失", "率", "轮", "精度", "训练", "验证", "评估", "测试", "完成", "指标", "准确", "误差", "得分", "分数",
+)  # fmt: skip
 """A line without any of them says nothing, unless it is the row of a table. Most lines of most logs have none."""
 
 SETTINGS = frozenset(
@@ -193,7 +179,6 @@ SETTINGS = frozenset(
 """Keys of a configuration. A line with two of them is one, whatever else it holds."""
 
 _THINGS = ("", "images", "image", "imgs", "img", "samples", "sample", "examples", "example", "ex", "tokens", "tok",
-    "items",
-           "records", "sentences", "words", "graphs", "rows")  # fmt: skip
+           "items", "records", "sentences", "words", "graphs", "rows")  # fmt: skip
 RATE_UNITS = frozenset(f"{thing}/{second}" for thing in _THINGS for second in ("s", "sec", "second"))
 """`<number> <unit>` is the throughput, whatever it is called."""
