@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.parsing.grammar import read_grammar
 from services.parsing.report import Report
 
 
@@ -29,3 +30,12 @@ class Preset:
         """The report of `text`, or None where it is of another format."""
         match = self.line.match(text)
         return None if match is None else self.read_match(match)
+
+
+def read_behind_place(match: re.Match[str]) -> Report | None:
+    """For formats that begin with bare numbers: `rest` is keys and values, `epoch` and `step` say where it is."""
+    report = read_grammar(match["rest"])
+    if report is None:
+        return None
+    report.epoch, report.step = int(match["epoch"]), int(match["step"])
+    return report

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import re
 
-from services.parsing.grammar import read_grammar
-from services.parsing.presets.base import Preset
-from services.parsing.report import Report
-
-
-def _read(match: re.Match[str]) -> Report | None:
-    report = read_grammar(match["rest"])
-    if report is None:
-        return None
-    report.epoch, report.step = int(match["epoch"]), int(match["step"])
-    return report
-
+from services.parsing.presets.base import Preset, read_behind_place
 
 TORCHTUNE = Preset(
     name="torchtune",
     line=re.compile(r"(?P<epoch>[0-9]{1,6})\|(?P<step>[0-9]{1,9})\|(?P<rest>[A-Za-z]{1,30}: .{0,400})$"),
-    read_match=_read,
+    read_match=read_behind_place,
     samples=(
         (
             "1|10|Loss: 2.3456:  10%|#         | 10/100 [00:10<01:30,  1.00s/it]",
