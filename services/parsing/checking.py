@@ -6,9 +6,9 @@ from difflib import get_close_matches
 
 from models.schemas import FieldProblem, LogReading
 from services.parsing.patterns import definition_problems
-from services.parsing.presets import PRESETS
+from services.parsing.presets import AUTO, NONE, PRESETS
 
-FORMATS = ("auto", "none", *PRESETS)
+FORMATS = (AUTO, NONE, *PRESETS)
 """What `log_format` may be."""
 
 

@@ -19,7 +19,7 @@ from services.parsing.grammar import SUSPECT_WORDS, read_grammar
 from services.parsing.memory import Header, LogState, Memory
 from services.parsing.names import name_metrics
 from services.parsing.patterns import Found, Pattern, compile_definitions
-from services.parsing.presets import presets_of
+from services.parsing.presets import AUTO, NONE, presets_of
 from services.parsing.presets.base import Preset
 from services.parsing.records import read_record, record_in
 from services.parsing.report import Number, Report
@@ -32,7 +32,6 @@ from services.parsing.vocabulary import HINTS, VAL
 MAX_LINE = 65_536
 """Characters of a line that are read."""
 
-AUTO, NONE = "auto", "none"
 _PLACES = frozenset({"epoch", "total_epochs", "total_steps"})
 
 

@@ -20,6 +20,9 @@ PRESETS: dict[str, Preset] = {
     for preset in (CATBOOST, CLASSIFICATION_REPORT, COCO, DARKNET, KERAS, PYTORCH_TUTORIAL, SCIKIT_LEARN, TORCHTUNE)
 }
 
+AUTO, NONE = "auto", "none"
+"""As a format: all presets beside the engine; nothing but the user's own patterns."""
+
 
 def presets_of(log_format: str) -> tuple[Preset, ...]:
     """The presets to try on every line.
@@ -27,9 +30,9 @@ def presets_of(log_format: str) -> tuple[Preset, ...]:
     Raises:
         ValueError: there is no such format.
     """
-    if log_format == "auto":
+    if log_format == AUTO:
         return tuple(PRESETS.values())
-    if log_format == "none":
+    if log_format == NONE:
         return ()
     if log_format not in PRESETS:
         raise ValueError(f"There is no log format {log_format!r}.")
