@@ -185,12 +185,6 @@ def in_a_training() -> LineParser:
 
 
 @both_guides
-def test_every_log_format_is_documented(guide: Path) -> None:
-    paragraph = next(line for line in guide.read_text("utf-8").split("\n\n") if line.startswith("`log_format` "))
-    assert set(re.findall(r"`(\w+)`", paragraph)) == {"log_format", *FORMATS}
-
-
-@both_guides
 def test_every_status_is_documented(guide: Path) -> None:
     assert list(table_of(guide, "queued")) == [status.value for status in TaskStatus]
 

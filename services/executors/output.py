@@ -33,6 +33,9 @@ _ESCAPE = r"\x1b\[[0-?]*[ -/]*[@-~]"
 """A control sequence (ECMA-48, 5.4): what consists of nothing else shows nothing."""
 _ESCAPE_BYTES = re.compile(_ESCAPE.encode())
 _ESCAPE_TEXT = re.compile(_ESCAPE)
+_FRONT = 200
+"""Bytes of a bar that are looked at for the epoch it is of."""
+_EPOCH_IN_FRONT = re.compile(rb"\W{0,8}(?:[a-z]{1,12} ){0,2}epoch\W{0,3}([0-9]{1,9})", re.IGNORECASE)
 
 
 class LineSplitter:
@@ -40,7 +43,8 @@ class LineSplitter:
 
     A line ends with `\\n` or `\\r\\n`. Any other `\\r` begins the line anew: of the segments of a line only the
     last one that shows something is its text. While such a line goes on, `feed` gives its latest whole
-    segment at most once a second, as a line of its own.
+    segment at most once a second, as a line of its own; and the last one of an epoch before the bar of the
+    next is drawn over it, since nothing else says how that epoch ended.
     """
 
     def __init__(self, position: int = 0, *, clock: Callable[[], float]) -> None:
@@ -77,11 +81,12 @@ class LineSplitter:
                 position += len(piece) + 1
                 yield piece.decode("utf-8", "backslashreplace"), position
             else:
-                self._take(piece.removesuffix(b"\r"), position)
+                yield from self._take(piece.removesuffix(b"\r"), position)
+                yield from self._drawn_over()
                 is_open = False
                 position += len(piece) + 1
                 yield self._end(), position
-        self._take(rest, position)
+        yield from self._take(rest, position)
         if self._shown and (now := self._clock()) - self._updated >= UPDATE_EVERY_S:
             self._updated = now
             text, self._shown = self._shown.text(), None
@@ -91,22 +96,30 @@ class LineSplitter:
         """The last line, where the output ends without the end of a line."""
         if self._return_waits:
             self._return_waits = False
-            self._take(b"\r", self._position)
+            yield from self._take(b"\r", self._position)
             self._position += 1
+        yield from self._drawn_over()
         if self._segment or self._shown:
             yield self._end(), self._position
 
-    def _take(self, piece: bytes, position: int) -> None:
+    def _take(self, piece: bytes, position: int) -> Iterator[Line]:
         """Add bytes without an end of line, which begin at `position`, to the open line."""
         start = 0
         while (end := piece.find(b"\r", start)) >= 0:
             self._segment.add(piece[start:end])
             if not self._segment.is_blank:
+                yield from self._drawn_over()
                 self._shown = self._segment
             self._segment = _Segment()
             start = end + 1
             self._redrawn = position + start
         self._segment.add(piece[start:])
+
+    def _drawn_over(self) -> Iterator[Line]:
+        """What is shown, where the segment that is drawn over it is of another epoch."""
+        if self._shown and self._shown.epoch is not None and self._segment.epoch not in (None, self._shown.epoch):
+            text, self._shown = self._shown.text(), None
+            yield text, self._redrawn
 
     def _end(self) -> str:
         segment = self._shown if self._shown and self._segment.is_blank else self._segment
@@ -134,6 +147,12 @@ class _Segment:
     @property
     def is_blank(self) -> bool:
         return self._length <= MAX_MESSAGE and not _ESCAPE_BYTES.sub(b"", self._kept).strip()
+
+    @property
+    def epoch(self) -> bytes | None:
+        """The number of the epoch that a bar names in front: `Epoch 3:  50%|...`."""
+        match = _EPOCH_IN_FRONT.match(_ESCAPE_BYTES.sub(b"", self._kept[:_FRONT]))
+        return match[1] if match else None
 
     def text(self) -> str:
         """With what is too long for the store cut here, where the number of bytes is known."""

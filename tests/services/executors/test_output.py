@@ -18,7 +18,23 @@ from services.log_entry import MAX_MESSAGE, LogEntry, clean_entry
 from tests.trainer.helpers import logger_and_lines
 
 BYTES = st.binary(max_size=60) | st.lists(
-    st.sampled_from([b"\r", b"\n", b"\r\n", b" ", b"a", b"50%", b"\x1b[K", b"\xe4\xb8", b"\xad", b"\xff", b"\x00"])
+    st.sampled_from(
+        [
+            b"\r",
+            b"\n",
+            b"\r\n",
+            b" ",
+            b"a",
+            b"50%",
+            b"Epoch 1: ",
+            b"epoch 2/9",
+            b"\x1b[K",
+            b"\xe4\xb8",
+            b"\xad",
+            b"\xff",
+            b"\x00",
+        ]
+    )
 ).map(b"".join)
 
 
@@ -59,6 +75,8 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
         (b"100%\r    \r\x1b[2K\rEpoch 2\n", ["Epoch 2"]),
         (b"100%\r    \r\n", ["100%"]),
         (b"text\r\r\n", ["text"]),
+        (b"\rEpoch 0: 9%\rEpoch 0: 99%\r   \r\x1b[AEpoch 1: 9%\rEpoch 1: 99%\n", ["Epoch 0: 99%", "Epoch 1: 99%"]),
+        (b"Train epoch 1/3 9%\rTrain epoch 2/3 9%\rok\n", ["Train epoch 1/3 9%", "ok"]),
         (b"cut off\r", ["cut off"]),
         (b"\xe4\xb8\xad\xff\x80 100%s\n", ["中\\xff\\x80 100%s"]),
         (b"\xed\xa0\x80\n", ["\\xed\\xa0\\x80"]),
