@@ -179,6 +179,7 @@ def test_every_stage_is_documented_with_a_line_that_begins_it(guide: Path) -> No
 
 
 def in_a_training() -> LineParser:
+    """In front of the first epoch, a learning rate alone is a setting."""
     parser = LineParser()
     parser.parse("Epoch [1/10] started")
     return parser
