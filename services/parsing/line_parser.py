@@ -8,7 +8,7 @@ words do. Whatever a line holds, the time is linear in its first `MAX_LINE` char
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from models.schemas import MetricDefinition, Stage
@@ -108,7 +108,7 @@ class LineParser:
             report = read_row(message.shown, header)
         if report is None and not own:
             return ParsedLine({}, None, None, rank=message.rank)
-        return self._conclude(report or Report(), list(own.values()), header, message.rank, matched=own.keys())
+        return self._conclude(report or Report(), own, header, message.rank)
 
     def _read(self, message: Message) -> tuple[Report, Header]:
         """What the line says, and the header of the table that goes on below it."""
@@ -146,12 +146,7 @@ class LineParser:
 
     def _planned(self, report: Report | None) -> Report | None:
         """A progress bar of nothing but steps is the training's if its total is; anything may draw a bar."""
-        if (
-            report is None
-            or not report.is_bar
-            or report.observes_more_than("eta", "throughput")
-            or report.epoch is not None
-        ):
+        if report is None or not report.is_bar_of_steps:
             return report
         return report if report.total_steps is not None and report.total_steps == self._state.planned_steps else None
 
@@ -170,25 +165,19 @@ class LineParser:
         if report.event or report.phase:
             report.rules.append("words")
 
-    def _conclude(
-        self, report: Report, own: list[Found], header: Header, rank: int | None, *, matched: Collection[int]
-    ) -> ParsedLine:
+    def _conclude(self, report: Report, own: Mapping[int, Found], header: Header, rank: int | None) -> ParsedLine:
+        """What the line gives, after the lines before it; from here on the state is that after it."""
         before = self._state
         report.drop_what_counts_nothing()
-        if before.is_closed and report.opens_with_count and report.epoch is None:
-            report.context = report.context or VAL  # a second summary of one epoch
-        if report.total_steps is not None and (report.step, report.total_steps) == (before.epoch, before.total_epochs):
-            report.step = report.total_steps = None  # it counts the epochs once more
-        if report.is_setting and before.epoch is None and before.step is None:
-            report.observations.clear()
+        _settle(report, before)
         named, percents = name_metrics(report, before)
-        if report.is_record and report.epoch is None and report.step == before.epoch != before.step and named:
-            report.step_is_epoch(unless=any(name.startswith("train_") for name in named))
-        for found in own:
+        if _counts_epochs_as_steps(report, named, before):
+            report.epoch, report.step = report.step, None
+        for found in own.values():
             report.place(found.places)
             named |= found.metrics
             percents |= found.percents
-        after = before.after(report, named, header, matched)
+        after = before.after(report, named, header, own.keys())
         if report.is_bar:
             stale = dict(after.stale_values)
             named = {name: value for name, value in named.items() if stale.get(name) != value}
@@ -197,7 +186,29 @@ class LineParser:
         )
         self._state = after.at(stage)
         metrics = {**_place(report, named, after), **named}
-        return ParsedLine(metrics, report.step, stage, percents & metrics.keys(), _rules(report, own), rank)
+        rules = (*(f"own: {found.label}" for found in own.values()), *report.rules)
+        return ParsedLine(metrics, report.step, stage, percents & metrics.keys(), rules, rank)
+
+
+def _settle(report: Report, before: LogState) -> None:
+    """Decide what only the lines before it can tell: whose summary it is, what its count counts, what is a setting."""
+    if before.is_closed and report.opens_with_count and report.epoch is None:
+        report.context = report.context or VAL  # a second summary of one epoch
+    if report.total_steps is not None and (report.step, report.total_steps) == (before.epoch, before.total_epochs):
+        report.step = report.total_steps = None  # it counts the epochs once more
+    if report.is_setting and before.epoch is None and before.step is None:
+        report.observations.clear()
+
+
+def _counts_epochs_as_steps(report: Report, named: Collection[str], before: LogState) -> bool:
+    """Whether a record of a validation counts epochs where those of the training count steps."""
+    return (
+        report.is_record
+        and report.epoch is None
+        and report.step == before.epoch != before.step
+        and bool(named)
+        and not any(name.startswith("train_") for name in named)
+    )
 
 
 def _place(report: Report, named: dict[str, Number], state: LogState) -> dict[str, Number]:
@@ -211,7 +222,3 @@ def _place(report: Report, named: dict[str, Number], state: LogState) -> dict[st
     if report.samples is not None:
         place |= {"samples_seen": report.samples[0], "total_samples": report.samples[1]}
     return {name: value for name, value in place.items() if value is not None}
-
-
-def _rules(report: Report, own: Sequence[Found]) -> tuple[str, ...]:
-    return (*(f"own: {found.label}" for found in own), *report.rules)

@@ -53,13 +53,7 @@ class LogState(NamedTuple):
             changes["header"] = header
         if matched and self.unmatched:
             changes["unmatched"] = tuple(index for index in self.unmatched if index not in matched)
-        if (
-            report.is_empty
-            and report.event is None
-            and report.phase is None
-            and report.total_epochs is None
-            and report.total_steps is None
-        ):
+        if report.says_nothing:
             return self._replace(**changes) if changes else self
         if report.epoch is not None:
             changes |= {"epoch": report.epoch, "is_closed": self.is_closed and report.epoch == self.epoch}
@@ -107,14 +101,9 @@ class LogState(NamedTuple):
             for name, value in named.items()
             if name not in OF_NO_SET and not name.endswith("_step") and math.isfinite(value)
         )
-        if epoch == self.bar_epoch or self.bar_epoch is None:
-            fresh = tuple(pair for pair in self.stale_values if pair in shown)
-            return {"bar_epoch": epoch, "bar_values": shown, "stale_values": fresh}
-        return {
-            "bar_epoch": epoch,
-            "bar_values": shown,
-            "stale_values": tuple(p for p in self.bar_values if p in shown),
-        }
+        carried = self.stale_values if self.bar_epoch in (None, epoch) else self.bar_values
+        stale = tuple(pair for pair in carried if pair in shown)
+        return {"bar_epoch": epoch, "bar_values": shown, "stale_values": stale}
 
     def to_json(self) -> dict[str, Any]:
         new = LogState()

@@ -73,19 +73,22 @@ class Report:
         return not self.observations and not self.has_counter
 
     @property
+    def says_nothing(self) -> bool:
+        announces = (self.event, self.phase, self.total_epochs, self.total_steps)
+        return self.is_empty and all(each is None for each in announces)
+
+    @property
     def has_counter(self) -> bool:
         return self.epoch is not None or self.step is not None or self.samples is not None
 
     def observe(self, meaning: Meaning, value: Number, *, name: str | None = None, is_percent: bool = False) -> None:
         self.observations.append(Observation(meaning, value, name=name, is_percent=is_percent))
 
-    def observes_more_than(self, *metrics: str) -> bool:
-        return any(each.meaning.metric not in metrics for each in self.observations)
-
-    def step_is_epoch(self, *, unless: bool) -> None:
-        """Records of a validation may count epochs where those of the training count steps."""
-        if not unless:
-            self.epoch, self.step = self.step, None
+    @property
+    def is_bar_of_steps(self) -> bool:
+        """A progress bar that shows no epoch, and of values nothing but its own speed."""
+        is_own_speed = all(each.meaning.metric in ("eta", "throughput") for each in self.observations)
+        return self.is_bar and self.epoch is None and is_own_speed
 
     @property
     def is_setting(self) -> bool:
