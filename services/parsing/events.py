@@ -23,6 +23,7 @@ _COMPLETED = re.compile(
     r"|\*{3} best metric",
     re.IGNORECASE,
 )
+_COUNTER = re.compile(r"epoch\W{0,4}[0-9]{1,9}(?: ?/ ?[0-9]{1,9})?", re.IGNORECASE)
 _EPOCH_WORD = re.compile(
     r"[\])]?[ :,.|-]{0,4}(?:(?P<start>start(?:s|ed|ing)?|begins?|began|running|\.{2,})|"
     r"(?P<end>(?:epoch )?time|finished|completed?|done|"
@@ -85,6 +86,3 @@ def epoch_event(text: str) -> Stage | None:
     if word is None:
         return None
     return Stage.EPOCH_START if word["start"] else Stage.EPOCH_END
-
-
-_COUNTER = re.compile(r"epoch\W{0,4}[0-9]{1,9}(?: ?/ ?[0-9]{1,9})?", re.IGNORECASE)

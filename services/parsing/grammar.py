@@ -13,7 +13,7 @@ from services.parsing.bars import WrittenOut, write_out
 from services.parsing.keys import Key, key_of
 from services.parsing.meaning import Meaning
 from services.parsing.report import Report
-from services.parsing.values import Kind, Value, values_of
+from services.parsing.values import SECONDS_OF, Kind, Value, values_of
 from services.parsing.vocabulary import OF_NO_SET, SETTINGS
 
 _COUNT_BARRED = re.compile(r"\[ ?([0-9]{1,9}) ?\| ?([0-9]{1,9}) ?\]")
@@ -46,7 +46,12 @@ _ADDRESS = re.compile(r"\w{1,20}://\S{1,2000}")
 _GOES_ON = re.compile(r"[\])]?\s{0,3}(?:[^\W\d_][a-z_ ]{0,40})?\s{0,3}[:=]\s{0,8}", re.IGNORECASE)
 """Behind a number that a name ends with, up to the number that is the value."""
 _PLACES = frozenset({None, "epoch", "step", "total_epochs", "total_steps"})
+_INHERITED = frozenset({"best", "ema", "topk"})
+_OF_NO_SET = OF_NO_SET | {"lr"}
+_WORD_BEHIND = re.compile(r" {1,3}([A-Za-z]{1,7})(?!\w)")
+_MEMORY_UNITS = frozenset({"", "g", "gb", "gib", "m", "mb", "mib", "k", "kb"})
 _MAX_NAMED = 64
+_NO_KEY = key_of("")
 _MEASURED = frozenset({"loss", "acc", "score", "f1", "precision", "recall", "mAP", "map50", "ppl"})
 
 
@@ -97,9 +102,6 @@ def _is_report(report: Report) -> bool:
         or (report.step is not None and bool(report.observations))
         or (len(known) == len(report.observations) > 0)
     )
-
-
-_NO_KEY = key_of("")
 
 
 class _Reader:
@@ -230,8 +232,7 @@ class _Reader:
 
     def _has_unit_behind(self, index: int) -> bool:
         """`batch: 45 ms` is a time."""
-        behind = self.values[index + 1].gap if index + 1 < len(self.values) else self.rest
-        return _UNIT_BEHIND.match(behind) is not None
+        return _UNIT_BEHIND.match(self._behind(index)) is not None
 
     def _has_best(self) -> bool:
         return any("best" in each.meaning.statistics for each in self.report.observations)
@@ -273,9 +274,9 @@ class _Reader:
             return
         if metric == "eta":
             word = _WORD_BEHIND.match(self._behind(index))
-            unit = value.unit or (word[1].lower() if word and word[1].lower() in _SECONDS else "")
-            if value.kind is Kind.CLOCK or (value.kind is Kind.NUMBER and unit in _SECONDS):
-                self._observe(meaning, replace(value, number=value.number * _SECONDS.get(unit, 1.0)))
+            unit = value.unit or (word[1].lower() if word and word[1].lower() in SECONDS_OF else "")
+            if value.kind is Kind.CLOCK or (value.kind is Kind.NUMBER and unit in SECONDS_OF):
+                self._observe(meaning, replace(value, number=value.number * SECONDS_OF.get(unit, 1.0)))
             return
         if metric == "acc" and value.kind is Kind.COUNT:  # Accuracy: 9500/10000 (95%)
             self.last = "ratio"
@@ -319,27 +320,6 @@ class _Reader:
         self.report.step = int(value.number)
         if value.total is not None:
             self.report.total_steps = int(value.total)
-
-
-_INHERITED = frozenset({"best", "ema", "topk"})
-_OF_NO_SET = OF_NO_SET | {"lr"}
-_WORD_BEHIND = re.compile(r" {1,3}([A-Za-z]{1,7})(?!\w)")
-_SECONDS = {
-    "": 1.0,
-    "s": 1.0,
-    "sec": 1.0,
-    "secs": 1.0,
-    "seconds": 1.0,
-    "ms": 0.001,
-    "m": 60.0,
-    "min": 60.0,
-    "mins": 60.0,
-    "minute": 60.0,
-    "minutes": 60.0,
-    "h": 3600.0,
-    "秒": 1.0,
-}
-_MEMORY_UNITS = frozenset({"", "g", "gb", "gib", "m", "mb", "mib", "k", "kb"})
 
 
 def _fits(metric: str | None, value: Value) -> bool:

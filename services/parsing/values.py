@@ -18,6 +18,16 @@ from services.parsing.vocabulary import RATE_UNITS
 MAX_NUMBERS = 400
 """Numbers of a line that are looked at."""
 
+SECONDS_OF = {
+    **dict.fromkeys(("", "s", "sec", "secs", "seconds", "秒"), 1.0),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60.0),
+    "us": 1e-6,
+    "ms": 0.001,
+    "h": 3_600.0,
+    "d": 86_400.0,
+}
+"""The units of a time; a bare number is seconds."""
+
 _DIGITS = 320
 """No double needs more before its point."""
 _COUNT_DIGITS = 15
@@ -77,7 +87,6 @@ _VALUE = re.compile(
     re.IGNORECASE,
 )
 _SPAN_PART = re.compile(r"([0-9.]+) ?([dhms])", re.IGNORECASE)
-_SECONDS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
 _KNOWN_LETTERS = frozenset(
     """
     s sec secs seconds ms us m min mins h g gb gib mb mib k kb 秒 分 个 张 轮 ms/step s/step us/step it/s s/it ms/it
@@ -111,7 +120,7 @@ def _value(gap: str, match: re.Match[str]) -> Value:
         return Value(gap, Kind.CLOCK, 86_400 * float(match["days"] or 0) + seconds_of_clock(match["clock"]))
     if match["span"]:
         return Value(
-            gap, Kind.CLOCK, sum(float(n) * _SECONDS[unit.lower()] for n, unit in _SPAN_PART.findall(match["span"]))
+            gap, Kind.CLOCK, sum(float(n) * SECONDS_OF[unit.lower()] for n, unit in _SPAN_PART.findall(match["span"]))
         )
     if match["count"]:
         return Value(gap, Kind.COUNT, float(match["count"]), float(match["total"]), is_whole=True)

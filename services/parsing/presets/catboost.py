@@ -7,7 +7,7 @@ import re
 from services.parsing.meaning import Meaning
 from services.parsing.presets.base import Preset
 from services.parsing.report import Report
-from services.parsing.values import values_of
+from services.parsing.values import SECONDS_OF, values_of
 
 _NUMBER = r"[+-]?[0-9]{1,30}(?:\.[0-9]{0,30})?(?:e[+-]?[0-9]{1,3})?|nan"
 _BEST = frozenset({"best"})
@@ -21,8 +21,7 @@ def _read(match: re.Match[str]) -> Report:
     if match["best"]:
         report.observe(Meaning("loss", "val", _BEST), float(match["best"]))
     for left in values_of(match["left"] or "")[0][:1]:
-        seconds = {"ms": 0.001, "us": 1e-6, "m": 60.0, "h": 3600.0}.get(left.unit, 1.0) * left.number
-        report.observe(Meaning("eta"), seconds)
+        report.observe(Meaning("eta"), SECONDS_OF.get(left.unit, 1.0) * left.number)
     return report
 
 
