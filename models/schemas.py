@@ -316,10 +316,22 @@ class ActionResponse(BaseModel):
     task_id: str
 
 
+MAX_TRIED_LINES = 10_000
+"""Each is read by every pattern: a million empty ones would take minutes of CPU time."""
+
+
+def _few_lines(text: str) -> str:
+    if text.count("\n") >= MAX_TRIED_LINES:
+        raise ValueError(f"must have at most {MAX_TRIED_LINES} lines; import a whole log instead")
+    return text
+
+
 class ParsingTryRequest(LogReading):
     """Body of `POST /api/v2/parsing/try`: some lines of a log, and how they would be read."""
 
-    text: str = Field(max_length=1_000_000, description="lines of a log, as printed")
+    text: Annotated[str, AfterValidator(_few_lines)] = Field(
+        max_length=1_000_000, description="lines of a log, as printed; at most 10,000"
+    )
 
 
 class TriedLine(BaseModel):

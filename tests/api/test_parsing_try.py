@@ -99,6 +99,7 @@ def test_bad_patterns_and_an_unknown_format_are_named_together(http: httpx.Clien
         ({}, "text"),
         ({"text": 3}, "text"),
         ({"text": "x" * 1_000_001}, "text"),
+        ({"text": "\n" * 10_000}, "text"),
         ({"text": "", "log_format": "Keras!"}, "log_format"),
         ({"text": "", "metric_definitions": [DICE] * 33}, "metric_definitions"),
         ({"text": "", "metric_definitions": [{"name": "dice"}]}, "metric_definitions.0.regex"),
@@ -110,6 +111,10 @@ def test_bad_patterns_and_an_unknown_format_are_named_together(http: httpx.Clien
 )  # fmt: skip
 def test_a_body_out_of_bounds_is_422_with_the_field(http: httpx.Client, body: dict[str, Any], field: str) -> None:
     assert field in [each["field"] for each in refused(http, body)["errors"]]
+
+
+def test_a_text_of_as_many_lines_as_allowed_is_read(http: httpx.Client) -> None:
+    assert len(tried(http, "\n" * 9_999)["unmatched"]) == 10_000
 
 
 def test_a_larger_body_is_413(http: httpx.Client) -> None:
