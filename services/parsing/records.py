@@ -71,7 +71,7 @@ def _read_logfmt(text: str) -> tuple[str, Mapping[str, Any], str] | None:
 def read_record(rule: str, record: Mapping[str, Any], label: str) -> Report | None:
     """The report of a record, or None where it is a configuration."""
     items = list(_flatten(record))
-    if sum(name.lower() in SETTINGS for name, _ in items) > 1:
+    if sum(_own_name(name) in SETTINGS for name, _ in items) > 1:
         return None
     report = Report(is_record=True, context=context_of(label.strip(" :-")), rules=[rule])
     statistics = statistics_of(label)
@@ -99,6 +99,10 @@ def _flatten(record: Mapping[str, Any], space: str = "", depth: int = 0) -> Iter
             yield name, value
 
 
+def _own_name(name: str) -> str:
+    return _SNAKE.sub("_", name).strip("_").lower()[:100]
+
+
 def _read_item(report: Report, name: str, value: Any, statistics: frozenset[str]) -> None:
     meaning = meaning_of(name)
     if isinstance(value, str) and name.lower() in _SPLITS:
@@ -110,7 +114,7 @@ def _read_item(report: Report, name: str, value: Any, statistics: frozenset[str]
         return
     is_whole = isinstance(number, int)
     if meaning is None:
-        own = _SNAKE.sub("_", name).strip("_").lower()[:100]
+        own = _own_name(name)
         if own not in _UNKNOWN and own not in SETTINGS:
             report.observe(Meaning(None), number, name=own)
     elif meaning.metric == "epoch" and "best" not in meaning.statistics:

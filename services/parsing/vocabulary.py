@@ -171,12 +171,12 @@ SETTINGS = frozenset(
     num_layers warmup warmup_epochs warmup_steps lr_scheduler scheduler optimizer opt criterion arch backbone resume
     output_dir save_dir data_dir data_path dataset gpus gpu device img_size image_size imgsz input_size pretrained
     beta1 beta2 betas eps epsilon nesterov dampening amp amsgrad gamma step_size milestones label_smoothing mixup
-    cutmix patience max_epochs num_epochs n_epochs epochs batch-size weight-decay learning_rate_init max_iter
+    cutmix patience max_epochs num_epochs n_epochs epochs learning_rate_init max_iter
     hidden_dim accumulate_grad_batches gradient_accumulation_steps clip_grad max_grad_norm print_freq log_interval
     embed_dim depth num_heads world_size n_estimators max_depth num_leaves early_stopping_rounds
     """.split()  # noqa: SIM905
 )
-"""Keys of a configuration. A line with two of them is one, whatever else it holds."""
+"""Keys of a configuration, in snake case. A line with two of them is one, whatever else it holds."""
 
 _THINGS = ("", "images", "image", "imgs", "img", "samples", "sample", "examples", "example", "ex", "tokens", "tok",
            "items", "records", "sentences", "words", "graphs", "rows")  # fmt: skip
