@@ -208,20 +208,23 @@ class _Reader:
         is_count = value.kind in (Kind.NUMBER, Kind.COUNT) and not value.unit and value.number >= 0
         if not is_count or self._has_unit_behind(index):
             return
-        report = self.report
-        if meaning.metric == "step" and self.key.is_phrase and report.epoch is not None and "global" in value.gap:
-            report.observe(Meaning(None), value.number, name="global_step")  # counts on through the epochs
-            return
         if meaning.metric == "step":
-            if value.is_whole and report.step is None:
-                self._set_step(value)
-                self.last = "step"
-            return
-        if "best" in meaning.statistics or "best" in self.labelled or self._has_best():
-            report.best_epoch = value.number
-            return
-        if report.epoch is not None:
-            return
+            self._read_step(value)
+        elif "best" in meaning.statistics or "best" in self.labelled or self._has_best():
+            self.report.best_epoch = value.number
+        elif self.report.epoch is None:
+            self._read_epoch(value)
+
+    def _read_step(self, value: Value) -> None:
+        report = self.report
+        if self.key.is_phrase and report.epoch is not None and "global" in value.gap:
+            report.observe(Meaning(None), value.number, name="global_step")  # counts on through the epochs
+        elif value.is_whole and report.step is None:
+            self._set_step(value)
+            self.last = "step"
+
+    def _read_epoch(self, value: Value) -> None:
+        report = self.report
         report.epoch = int(value.number) if value.is_whole else value.number
         if report.opens_with_count and report.step == report.epoch and value.total is None:
             report.total_epochs, report.step, report.total_steps = report.total_steps, None, None  # 1/10 * Epoch 1
