@@ -87,6 +87,8 @@ class MetricDefinition(BaseModel):
 class LogReading(BaseModel):
     """How a log is read: the user's own patterns first, then the formats that the service knows."""
 
+    model_config = ConfigDict(extra="forbid")  # of a reading alone: without a pattern that was misspelt, it is another
+
     metric_definitions: list[MetricDefinition] = Field(
         default=[], max_length=32, description="own patterns; they win over the formats that are known"
     )

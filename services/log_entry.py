@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from operator import index
 from typing import Any, TypedDict
 
@@ -105,6 +106,11 @@ def clean_text(text: str) -> str:
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+@lru_cache(4096)
+def _clean_name(name: str) -> str:
+    return clean_text(name)[:_NAME_LENGTH]
+
+
 def clean_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Number | None] | None:
     """Metrics as JSON can hold them: a number that is not finite becomes `None` (the line itself still says it).
 
@@ -115,7 +121,7 @@ def clean_metrics(metrics: Mapping[str, Any] | None) -> dict[str, Number | None]
     """
     if metrics is None:
         return None
-    cleaned = {clean_text(name)[:_NAME_LENGTH]: _clean_number(value) for name, value in metrics.items()}
+    cleaned = {_clean_name(name): _clean_number(value) for name, value in metrics.items()}
     for name in _COUNTS & cleaned.keys():
         cleaned[name] = _clean_count(cleaned[name])
     return cleaned

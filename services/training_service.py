@@ -139,7 +139,7 @@ class TrainingService(BaseService):
             self._end(task_id, TaskStatus.FAILED, "invalid_request", clean_text(problems_in_words(error)))
             return
         except ServiceError as error:  # other settings did
-            self._end(task_id, TaskStatus.FAILED, "invalid_request", clean_text(str(error)))
+            self._end(task_id, TaskStatus.FAILED, error.code, clean_text(str(error)))
             return
         device, problem = resolve_device(request, self._gpus)
         if problem:

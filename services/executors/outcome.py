@@ -18,6 +18,7 @@ _SHOWN = 500
 _ERROR = "ERROR: "
 """How `python -m trainer --plain` begins the line that says why it failed."""
 
+_TRACEBACK = "Traceback (most recent call last):"
 _OUT_OF_MEMORY = re.compile(
     r"(?:^|\]: )(?:[\w.]+\.)?MemoryError\b"  # Python, torchrun
     r"|\bOutOfMemoryError\b|CUDA(?: error:)? out of memory|can't allocate memory"  # torch
@@ -54,7 +55,16 @@ def conclude(end: Exit, *, output: Path, was_stopped: bool, is_built_in: bool) -
         reason = "out_of_memory"
     elif is_built_in and end.returncode == FAILED:
         reason = "error"
-    raise TrainingFailed(reason, f"{what} Its last line: {last[:_SHOWN]}" if last else f"{what} It printed nothing.")
+    raise TrainingFailed(reason, f"{what} {_said(lines, last)}")
+
+
+def _said(lines: list[str], last: str) -> str:
+    """The line that names the exception, where the trainer ended by one; its message may go on below."""
+    if not last:
+        return "It printed nothing."
+    traced = next((number for number in range(len(lines) - 1, -1, -1) if lines[number].startswith(_TRACEBACK)), None)
+    raised = [] if traced is None else [line for line in lines[traced + 1 :] if line[:1].isalpha()]
+    return f"It raised {raised[0][:_SHOWN]}" if raised else f"Its last line: {last[:_SHOWN]}"
 
 
 def _reason(returncode: int) -> tuple[str, str]:

@@ -21,6 +21,7 @@ _EPOCH_GLUED = re.compile(r"\bepoch ?#?(?=[0-9])", re.IGNORECASE)
 _ONLY_STEP = re.compile(r"(?:global )?(?:step|iteration) [0-9]", re.IGNORECASE)
 """A step that nothing is said of is worth telling where the line begins with it. `step: 30` is a setting."""
 _EPOCH_BEHIND = re.compile(r"\b([0-9]{1,9})epoch(?=[: ])", re.IGNORECASE)
+_THINGS_BEHIND = re.compile(r" (?:epochs|iterations|iters|steps|batches|images|samples)\b", re.IGNORECASE)
 _UNIT_BEHIND = re.compile(r" (?:ms|s|secs?|seconds|minutes|mins?|hours|images|samples|[KMG]i?B)\b", re.IGNORECASE)
 _LEADS_EPOCH = re.compile(r"[\s*:-]{0,8}epochs?\b(?!\W{0,3}$)", re.IGNORECASE)
 """Behind a count that counts epochs: `1/10 * Epoch (train)`."""
@@ -86,7 +87,9 @@ def read_grammar(text: str, *, is_suspect: bool = True) -> Report | None:
 
 
 def _is_settings(keys: list[Key]) -> bool:
-    settings = sum(key.name in SETTINGS for key in keys)
+    settings = sum([key.name in SETTINGS for key in keys])
+    if not settings:
+        return False
     others = {key.meaning.metric if key.meaning else None for key in keys if key.name not in SETTINGS}
     return settings > 1 or (settings == 1 and others == {"lr"})
 
@@ -289,6 +292,8 @@ class _Reader:
             return
         if value.is_whole and self._is_part_of_name(index):
             self.read_on_at = index + 2
+            return
+        if value.is_whole and _THINGS_BEHIND.match(self._behind(index)):  # accuracy after 10 epochs is 93 %
             return
         self._observe(meaning, value)
 

@@ -181,13 +181,15 @@ class LineParser:
         if report.is_bar:
             stale = dict(after.stale_values)
             named = {name: value for name, value in named.items() if stale.get(name) != value}
-        stage = stage_of(
-            report, named, is_completed=before.is_completed, is_new_epoch=report.epoch not in (None, before.epoch)
-        )
+        stage = None
+        if not report.says_nothing:  # an own pattern alone does not tell what its line belongs to
+            stage = stage_of(
+                report, named, is_completed=before.is_completed, is_new_epoch=report.epoch not in (None, before.epoch)
+            )
         self._state = after.at(stage)
         metrics = {**_place(report, named, after), **named}
-        rules = (*(f"own: {found.label}" for found in own.values()), *report.rules)
-        return ParsedLine(metrics, report.step, stage, percents & metrics.keys(), rules, rank)
+        rules = [f"own: {found.label}" for found in own.values()] + report.rules
+        return ParsedLine(metrics, report.step, stage, percents and percents & metrics.keys(), tuple(rules), rank)
 
 
 def _settle(report: Report, before: LogState) -> None:
@@ -213,12 +215,18 @@ def _counts_epochs_as_steps(report: Report, named: Collection[str], before: LogS
 
 def _place(report: Report, named: dict[str, Number], state: LogState) -> dict[str, Number]:
     """Where the training is, as a line with metrics says it."""
-    place: dict[str, Number | None] = {}
+    place: dict[str, Number] = {}
     if named or report.has_counter:
-        place = {"epoch": state.epoch, "total_epochs": state.total_epochs}
+        if state.epoch is not None:
+            place["epoch"] = state.epoch
+        if state.total_epochs is not None:
+            place["total_epochs"] = state.total_epochs
     if report.total_epochs is not None:
         place["total_epochs"] = report.total_epochs
-    place |= {"total_steps": report.total_steps, "best_epoch": report.best_epoch}
+    if report.total_steps is not None:
+        place["total_steps"] = report.total_steps
+    if report.best_epoch is not None:
+        place["best_epoch"] = report.best_epoch
     if report.samples is not None:
-        place |= {"samples_seen": report.samples[0], "total_samples": report.samples[1]}
-    return {name: value for name, value in place.items() if value is not None}
+        place["samples_seen"], place["total_samples"] = report.samples
+    return place

@@ -10,6 +10,8 @@ from services.parsing.memory import LogState
 from services.parsing.report import Number, Observation, Report
 from services.parsing.vocabulary import OF_EVALUATION, OF_NO_SET, TEST, TRAIN, VAL
 
+Kind = tuple[str | None, str | None]
+"""Metric and context: values of one kind on a line are told apart by their statistics."""
 _OF_VALIDATION = OF_EVALUATION | {"score"}
 _PREFIXES = ("train_", "val_", "valid_", "validation_", "eval_", "test_")
 _BEST = frozenset({"best", "max"})
@@ -23,9 +25,13 @@ def name_metrics(report: Report, state: LogState) -> tuple[dict[str, Number], fr
     default = _default_context(report, state)
     metrics: dict[str, Number] = {}
     percents: set[str] = set()
-    numbered = _numbered_sets(report)
-    epochs = {_kind(each) for each in report.observations if "epoch" in each.meaning.statistics}
-    plain = {_kind(each) for each in report.observations if not each.meaning.statistics & _SECONDARY}
+    numbered = False
+    epochs: set[Kind] = set()
+    plain: set[Kind] = set()
+    if any(each.meaning.statistics for each in report.observations):
+        numbered = _numbered_sets(report)
+        epochs = {_kind(each) for each in report.observations if "epoch" in each.meaning.statistics}
+        plain = {_kind(each) for each in report.observations if not each.meaning.statistics & _SECONDARY}
     for each in report.observations:
         context = each.meaning.context or default
         if context == TEST:
@@ -48,13 +54,11 @@ def _is_validation(report: Report, state: LogState) -> bool:
     return not report.holds(VAL) and (report.holds(TRAIN) or not (state.has_val or state.is_completed))
 
 
-def _kind(each: Observation) -> tuple[str | None, str | None]:
+def _kind(each: Observation) -> Kind:
     return each.meaning.metric, each.meaning.context
 
 
-def _suffix(
-    each: Observation, plain: set[tuple[str | None, str | None]], epochs: set[tuple[str | None, str | None]]
-) -> str:
+def _suffix(each: Observation, plain: set[Kind], epochs: set[Kind]) -> str:
     """A mean beside the value itself is another series, and so is the value of a step beside that of its epoch."""
     if "avg" in each.meaning.statistics and _kind(each) in plain:
         return "_avg"

@@ -5,8 +5,10 @@ Python's own `re` can be stopped by nothing once it backtracks, and holds every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import re2
 
@@ -20,6 +22,8 @@ _MAX_MEMORY = 8 << 20
 """Bytes. With too few of them RE2 gives up its fast automaton, and takes thirty times as long."""
 _MAX_PROGRAM = 3000
 """Instructions. The slow one takes time in proportion to them: half a microsecond a character with 1400 (measured)."""
+_PLAIN = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,300})?")
+"""Most numbers; the others are looked at more closely."""
 _PLACES = frozenset({"epoch", "total_epochs", "step", "total_steps"})
 
 
@@ -50,7 +54,7 @@ class Pattern:
             self._regex = re2.compile(definition.regex, options)
         except re2.error as error:
             why = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
-            raise ValueError(f"RE2 does not take it: {why}") from error
+            raise ValueError(f"RE2 does not take it ({why})") from error
         if self._regex.programsize > _MAX_PROGRAM:
             raise ValueError("it is too large to look at every line: repeat less, or without a limit, as in .* or a+")
         self._names = {index: name for name, index in self._regex.groupindex.items()}
@@ -69,29 +73,24 @@ class Pattern:
         found = Found(self.label)
         if not text.isascii():
             text = text.encode(errors="replace").decode()  # RE2 reads UTF-8, which has no lone surrogates
-        for number, match in enumerate(self._regex.finditer(text)):
-            if number == MAX_MATCHES:
-                break
-            for name, value in self._pairs(match):
-                _add(found, name, value)
+        for match in islice(self._regex.finditer(text), MAX_MATCHES):
+            if self._names:
+                for index, name in self._names.items():
+                    _add(found, name, match.group(index))
+            elif self._is_pair:
+                _add(found, (match.group(1) or "").strip(), match.group(2))
+            else:
+                _add(found, self._name or "", match.group(1))
         return found if found.metrics or found.places else None
-
-    def _pairs(self, match: re2._Match[str]) -> Iterator[tuple[str, str | None]]:
-        if self._names:
-            for index, name in self._names.items():
-                yield name, match.group(index)
-        elif self._is_pair:
-            yield (match.group(1) or "").strip(), match.group(2)
-        else:
-            assert self._name is not None
-            yield self._name, match.group(1)
 
 
 def _add(found: Found, name: str, text: str | None) -> None:
     """Of a metric that a line holds twice, the last value stands: a log goes forward."""
     if not name or text is None:
         return
-    value = read_number(text.strip().rstrip("%"))
+    text = text.strip()
+    plain = text.rstrip("%")
+    value = float(plain) if _PLAIN.fullmatch(plain) else read_number(plain)
     if value is None:
         return
     if name in _PLACES:
@@ -99,7 +98,7 @@ def _add(found: Found, name: str, text: str | None) -> None:
             found.places[name] = int(value) if value.is_integer() else value
         return
     found.metrics[name] = value
-    if text.strip().endswith("%"):
+    if plain != text:
         found.percents.add(name)
 
 

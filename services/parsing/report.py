@@ -74,7 +74,7 @@ class Report:
 
     @property
     def says_nothing(self) -> bool:
-        announces = (self.event, self.phase, self.total_epochs, self.total_steps)
+        announces = (self.event, self.phase, self.total_epochs, self.total_steps, self.best_epoch)
         return self.is_empty and all(each is None for each in announces)
 
     @property

@@ -116,18 +116,23 @@ def values_of(text: str) -> tuple[list[Value], str]:
 
 
 def _value(gap: str, match: re.Match[str]) -> Value:
+    text: str | None = match["number"]
+    if text is not None:
+        return _number(gap, text, match)
     if match["clock"]:
         return Value(gap, Kind.CLOCK, 86_400 * float(match["days"] or 0) + seconds_of_clock(match["clock"]))
     if match["span"]:
         return Value(
             gap, Kind.CLOCK, sum(float(n) * SECONDS_OF[unit.lower()] for n, unit in _SPAN_PART.findall(match["span"]))
         )
-    if match["count"]:
-        return Value(gap, Kind.COUNT, float(match["count"]), float(match["total"]), is_whole=True)
+    return Value(gap, Kind.COUNT, float(match["count"]), float(match["total"]), is_whole=True)
+
+
+def _number(gap: str, text: str, match: re.Match[str]) -> Value:
     letters = (match["letters"] or "").lower()
     if match["rest"] or (letters and letters not in _KNOWN_LETTERS):
         return Value(gap, Kind.OTHER, math.nan)
-    text = match["number"].replace(",", "")
+    text = text.replace(",", "")
     if len(text) > _DIGITS:
         return Value(gap, Kind.OTHER, math.nan)
     unit = letters or (match["unit"] or "").lower()

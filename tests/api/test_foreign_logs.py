@@ -102,13 +102,15 @@ def test_a_log_is_read_again(http: httpx.Client, log: str) -> None:
         ("import", {"path": None}, 422, {"path"}),
         ("import", {"follow": "perhaps"}, 422, {"follow"}),
         ("import", {"log_format": "no_such_format"}, 422, {"log_format"}),
-        ("nobody/reparse", {}, 404, set()),
+        ("nobody/reparse", {"path": ...}, 404, set()),
+        ("nobody/reparse", {"path": ..., "metric_definition": []}, 422, {"metric_definition"}),
     ],
 )
 def test_what_cannot_be_read_is_refused(
     http: httpx.Client, log: str, route: str, change: dict[str, Any], status: int, fields: set[str]
 ) -> None:
-    answer = http.post(f"{TRAINING}/{route}", json={"path": log, **change})
+    body = {name: value for name, value in {"path": log, **change}.items() if value is not ...}
+    answer = http.post(f"{TRAINING}/{route}", json=body)
     assert answer.status_code == status, answer.text
     assert {problem["field"] for problem in answer.json().get("errors", [])} == fields
 

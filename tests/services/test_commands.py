@@ -81,7 +81,7 @@ class TestWhoMay:
         stricter = settings.model_copy(update={"allow_commands": False})
         with closing(build_service(stricter, ScriptedExecutor())) as again:
             state = wait_for_end(again, "waiting")
-            assert (state.status, state.reason) == (TaskStatus.FAILED, "invalid_request")
+            assert (state.status, state.reason) == (TaskStatus.FAILED, "commands_disabled")
             assert "ALLOW_COMMANDS" in str(state.error)
 
     @pytest.mark.parametrize("roots", [("data",), ("save",), ("data", "save")])

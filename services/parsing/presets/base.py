@@ -18,17 +18,19 @@ class Preset:
         name: what `log_format` calls it.
         line: matches the whole of a line that is of this format, and no other. Must take linear time.
         read_match: the report of such a line.
+        first: characters that such a line can begin with.
         samples: lines, each with metrics that it must give, and the step under `step`.
     """
 
     name: str
     line: re.Pattern[str]
+    first: str
     read_match: Callable[[re.Match[str]], Report | None]
     samples: tuple[tuple[str, dict[str, int | float]], ...]
 
     def read(self, text: str) -> Report | None:
         """The report of `text`, or None where it is of another format."""
-        match = self.line.match(text)
+        match = self.line.match(text) if text[:1] in self.first else None
         return None if match is None else self.read_match(match)
 
 

@@ -32,6 +32,7 @@ CATBOOST = Preset(
         rf"(?:\s+best: (?P<best>{_NUMBER}) \([0-9]{{1,9}}\))?"
         rf"(?:\s+total: [\w. ]{{1,30}}?\s+remaining: (?P<left>[\w. ]{{1,30}}))?\s*$"
     ),
+    first="0123456789",
     read_match=_read,
     samples=(
         (

@@ -27,6 +27,7 @@ CLASSIFICATION_REPORT = Preset(
     line=re.compile(
         rf"(?:accuracy\s+{_RATIO}|(macro|micro|weighted) avg\s+{_RATIO}\s+{_RATIO}\s+{_RATIO})\s+[0-9]{{1,12}}$"
     ),
+    first="amw",
     read_match=_read,
     samples=(
         ("    accuracy                           0.82       360", {"val_acc": 0.82}),

@@ -26,6 +26,7 @@ COCO = Preset(
         r"\s*area=\s*(?P<area>all|small|medium|large)\s*\|\s*maxDets=\s*[0-9]{1,5}\s*\]"
         r" = (?P<value>-?[0-9]{1,3}(?:\.[0-9]{1,8})?)$"
     ),
+    first="A",
     read_match=_read,
     samples=(
         ("Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.345", {"mAP": 0.345}),

@@ -25,6 +25,7 @@ DARKNET = Preset(
         rf"(?P<step>[0-9]{{1,9}}): (?P<loss>{_NUMBER}), (?P<avg>{_NUMBER}) avg(?: loss)?, "
         rf"(?P<rate>{_NUMBER}) rate, "
     ),
+    first="0123456789",
     read_match=_read,
     samples=(
         (

@@ -36,6 +36,7 @@ KERAS = Preset(
         r"(?:ETA: )?(?P<seconds>[0-9]{1,9})s (?:- )?[0-9]{1,9}(?P<unit>s|ms|us|µs)/step(?!\w).*",
         re.IGNORECASE,
     ),
+    first="0123456789",
     read_match=_read,
     samples=(
         (

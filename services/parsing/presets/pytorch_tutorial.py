@@ -9,6 +9,7 @@ from services.parsing.presets.base import Preset, read_behind_place
 PYTORCH_TUTORIAL = Preset(
     name="pytorch_tutorial",
     line=re.compile(r"\[(?P<epoch>[0-9]{1,6}), {1,6}(?P<step>[0-9]{1,9})\]:? (?P<rest>.{0,400})$"),
+    first="[",
     read_match=read_behind_place,
     samples=(("[1,  2000] loss: 2.173", {"epoch": 1, "step": 2000, "train_loss": 2.173}),),
 )

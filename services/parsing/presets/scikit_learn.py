@@ -18,6 +18,7 @@ def _read(match: re.Match[str]) -> Report:
 SCIKIT_LEARN = Preset(
     name="scikit_learn",
     line=re.compile(r"Iteration ([0-9]{1,9}), loss = ([0-9]{1,300}\.[0-9]{8}|inf|nan)$"),
+    first="I",
     read_match=_read,
     samples=(("Iteration 1, loss = 2.40837729", {"epoch": 1, "train_loss": 2.40837729}),),
 )

@@ -9,6 +9,7 @@ from services.parsing.presets.base import Preset, read_behind_place
 TORCHTUNE = Preset(
     name="torchtune",
     line=re.compile(r"(?P<epoch>[0-9]{1,6})\|(?P<step>[0-9]{1,9})\|(?P<rest>[A-Za-z]{1,30}: .{0,400})$"),
+    first="0123456789",
     read_match=read_behind_place,
     samples=(
         (

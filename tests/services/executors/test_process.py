@@ -104,6 +104,10 @@ class TestEnds:
             "The trainer ended with exit status 3. Its last line: no such column",
         )
 
+    def test_an_exception_is_named_though_its_message_goes_on_below(self, start: Start) -> None:
+        _, message = failure(start("raise ValueError('bad batch:\\n  expected 3 channels\\n  got 1')"))
+        assert message == "The trainer ended with exit status 1. It raised ValueError: bad batch:"
+
     @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV])
     def test_a_trainer_that_is_killed_says_by_which_signal(self, start: Start, signum: signal.Signals) -> None:
         reason, message = failure(start(f"import os; print('step 7', flush=True); os.kill(os.getpid(), {signum})"))

@@ -35,6 +35,13 @@ def test_one_group_is_the_value_of_the_name() -> None:
     assert parsed.rules == ("own: dice",)
 
 
+def test_a_line_that_only_a_pattern_reads_stays_in_the_stage_of_the_log() -> None:
+    parser = LineParser([DICE])
+    assert parser.parse("Validation Loss: 0.5").stage == Stage.VALIDATION
+    parsed = parser.parse("Dice: 0.81")
+    assert (parsed.metrics, parsed.stage) == ({"dice": 0.81}, None)
+
+
 def test_two_groups_are_name_and_value() -> None:
     assert metrics_of("hausdorff is now 4.25", PAIR) == {"hausdorff": 4.25}
     assert LineParser([PAIR]).parse("hausdorff is now 4.25").rules == (f"own: {PAIR.regex}",)
