@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from models.schemas import TrainingRequest
 from trainer.errors import BAD_REQUEST, COMPLETED, FAILED, STATUS_OF_REASON, TrainingFailed, TrainingStopped
 from trainer.preflight import check
+from trainer.roots import Roots
 
 _HELP = f"""\
 spec.json holds the body of POST /api/v2/training/start, for example
@@ -46,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output-dir", type=Path, metavar="DIR", help="save here, instead of in a new folder below save_path"
     )
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N, instead of the device in spec.json")
+    parser.add_argument("--resume", action="store_true", help="go on after the last epoch that the folder holds")
+    for kind, what in (("data", "images and weights"), ("save", "checkpoints")):
+        parser.add_argument(
+            f"--{kind}-root",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="DIR",
+            help=f"folder that all {what} lie in; may be given more than once",
+        )
     parser.add_argument("--plain", action="store_true", help="no time in a line, and no level INFO")
     options = parser.parse_args(arguments)
     given_dir: Path | None = options.output_dir
@@ -68,13 +79,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         request = read_request(options.spec)
-        if given_dir is None:  # whoever has made the folder has checked the request
+        if given_dir is None and not options.resume:  # whoever has made the folder has checked the request
             _refuse_problems(request)
         device = resolve_device(options.device or request.device, logger)
-        output_dir = given_dir or _claim_output_dir(request)
+        output_dir = given_dir or (_earlier_output_dir(request) if options.resume else _claim_output_dir(request))
         from trainer.loop import train  # torch takes seconds to import: after the refusals
 
-        train(request, output_dir=output_dir, device=device, logger=logger, should_stop=lambda: bool(stopped_by))
+        train(
+            request,
+            output_dir=output_dir,
+            device=device,
+            logger=logger,
+            should_stop=lambda: bool(stopped_by),
+            resume=options.resume,
+            roots=Roots(data=tuple(options.data_root), save=tuple(options.save_root)),
+        )
     except BadRequest as error:
         print(error, file=sys.stderr)
         return BAD_REQUEST
@@ -142,6 +161,13 @@ def _claim_output_dir(request: TrainingRequest) -> Path:
     except OSError as error:
         raise BadRequest(f"{str(output_dir)!r} cannot be created: {error.strerror}.") from error
     return output_dir
+
+
+def _earlier_output_dir(request: TrainingRequest) -> Path:
+    folder = request.name or request.task_id
+    if folder is None:
+        raise BadRequest("--resume needs the folder of the training: give --output-dir, or its name in spec.json.")
+    return Path(request.save_path) / folder
 
 
 if __name__ == "__main__":

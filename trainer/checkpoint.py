@@ -6,7 +6,7 @@
 
 A checkpoint is a dictionary of tensors and plain values: `state_dict`, `classes` (names in the order of
 the outputs), `request` (what was asked for), `epoch` (from 1) and `metrics`. `torch.load` reads it with
-`weights_only=True`, which runs no code.
+`weights_only=True`, which runs no code. `last.pt` has what `trainer.resume` needs beside them.
 """
 
 # ruff: noqa: N806 - shape suffixes are upper case
@@ -14,16 +14,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
 from models.schemas import TrainingRequest
+from trainer.checkpoint_file import NO_CHECKSUM, damage_in, write_checkpoint_file
 from trainer.data import central, normalise, to_tensor
-from trainer.errors import TrainingFailed
+from trainer.errors import CheckpointDamaged
 from trainer.images import read_rgb
 from trainer.network import bare_network
+from trainer.roots import Folders
 from trainer.weights import to_cpu
 
 
@@ -35,10 +37,12 @@ def save_checkpoint(
     request: TrainingRequest,
     epoch: int,
     metrics: dict[str, float],
+    more: dict[str, Any] | None = None,
+    save_roots: Folders = (),
 ) -> None:
     """Replace `path` at once: whoever reads it, or a crash, finds the old checkpoint or the new one whole.
 
-    Raises `TrainingFailed("not_saved")`.
+    `more` is stored beside the rest: tensors and plain values. Raises what `write_checkpoint_file` raises.
     """
     content = {
         "state_dict": to_cpu(network.state_dict()),
@@ -46,15 +50,9 @@ def save_checkpoint(
         "request": request.model_dump(mode="json"),
         "epoch": epoch,
         "metrics": metrics,
+        **(more or {}),
     }
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        torch.save(content, partial)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        partial.unlink(missing_ok=True)
-        message = f"{str(path)!r} could not be written: {error}. Free some space, or choose another save_path."
-        raise TrainingFailed("not_saved", message) from error
+    write_checkpoint_file(path, lambda sink: torch.save(content, sink), save_roots)
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Classifier:
 
 def load_classifier(path: str | Path, device: str = "cpu") -> Classifier:
     """Load a checkpoint for prediction. Raises what `load_network` raises."""
-    content = _read(Path(path))
+    content = _load(Path(path))
     network, classes = _rebuild(content, device)
     return Classifier(network, classes, content["request"]["image_size"], torch.device(device))
 
@@ -89,16 +87,29 @@ def load_network(path: str | Path, device: str = "cpu") -> tuple[nn.Module, list
     """The network of a checkpoint, in evaluation mode, and its class names in the order of its outputs.
 
     It takes images_BCHW of `image_size` pixels through `trainer.data.normalise`. Raises `ValueError` where
-    the file is no checkpoint of this trainer, `FileNotFoundError`.
+    the file is no checkpoint of this trainer, or a damaged one; `FileNotFoundError`.
     """
-    return _rebuild(_read(Path(path)), device)
+    return _rebuild(_load(Path(path)), device)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+def read_checkpoint(file: BinaryIO) -> dict[str, Any]:
+    """What was saved, on the CPU. Whether it is what was written is for the caller to find out.
+
+    Raises `ValueError` where it is no checkpoint of this trainer, and what torch raises for a file that it
+    cannot read.
+    """
+    content = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or not {"state_dict", "classes", "request"} <= content.keys():
-        raise ValueError(f"{str(path)!r} is not a checkpoint of this trainer")
+        raise ValueError(f"{file.name!r} is not a checkpoint of this trainer")
     return content
+
+
+def _load(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        damage = damage_in(file)
+        if damage not in (None, NO_CHECKSUM):  # this trainer's files had none at first
+            raise CheckpointDamaged(f"{str(path)!r} is damaged: {damage}. Take another checkpoint.")
+        return read_checkpoint(file)
 
 
 def _rebuild(content: dict[str, Any], device: str) -> tuple[nn.Module, list[str]]:

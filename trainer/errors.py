@@ -17,6 +17,10 @@ STATUS_OF_REASON = {
     "classes_differ": 21,
     "empty_class": 22,
     "no_readable_image": 23,
+    "disk_full": 24,
+    "checkpoint_damaged": 25,
+    "checkpoint_differs": 26,
+    "path_forbidden": 27,
 }
 """Exit statuses of the failures that a training can have: whoever runs it as a process learns the reason."""
 REASON_OF_STATUS = {status: reason for reason, status in STATUS_OF_REASON.items()}
@@ -29,11 +33,17 @@ class TrainingStopped(Exception):
 class TrainingFailed(Exception):
     """The training cannot go on, and the person who started it can do something about it.
 
-    `reason` is one word for a program (`diverged`, `no_weights`, `bad_weights`, `unreadable_image`,
-    `out_of_memory`, `not_saved`, or a code of `preflight.check`); the message is for a person and
-    says what to do.
+    `reason` is one word for a program, a key of `STATUS_OF_REASON` or a code of `preflight.check`; the
+    message is for a person and says what to do.
     """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class CheckpointDamaged(TrainingFailed, ValueError):
+    """A checkpoint is not what was written, or not one at all."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("checkpoint_damaged", message)

@@ -17,6 +17,15 @@ def format_number(value: float) -> str:
     return f"{value:.4f}" if abs(value) >= 0.1 or value == 0 else f"{value:.4g}"
 
 
+def resumed(epoch: int, epochs: int) -> str:
+    """No place in the training, for whoever counts epochs: the next line has it."""
+    return f"Resuming from last.pt: epochs 1 to {epoch} of {epochs} are done"
+
+
+def nothing_to_resume() -> str:
+    return "No last.pt to resume from: beginning at epoch 1"
+
+
 def training_starts(network: str, device: str, *, training: int, validation: int, classes: int, bf16: bool) -> str:
     precision = "bf16 autocast" if bf16 else "fp32"
     counts = f"{training} training and {validation} validation images, {classes} classes"

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,13 +24,16 @@ from torch.optim import Optimizer
 from models.schemas import TrainingRequest
 from trainer import lines
 from trainer.checkpoint import save_checkpoint
+from trainer.checkpoint_file import BEST, LAST, remove_partial_files
 from trainer.data import Split, augmented, batches, central, epoch_order, group, load_split, normalise
 from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.evaluation import Evaluation, evaluate
-from trainer.network import build_network
+from trainer.network import bare_network, build_network
 from trainer.optimizer import build_optimizer, learning_rate_at, set_learning_rate
 from trainer.precision import uses_bf16
 from trainer.preflight import check
+from trainer.resume import Saved, progress, read_last, restore
+from trainer.roots import ANYWHERE, Roots
 
 STEP_LINE_SECONDS = 3.0
 """Between two lines within an epoch."""
@@ -70,6 +74,8 @@ def train(
     device: str,
     logger: logging.Logger,
     should_stop: Callable[[], bool],
+    resume: bool = False,
+    roots: Roots = ANYWHERE,
 ) -> TrainingResult:
     """Train what `request` asks for, on `device` (`cpu` or `cuda:N`; `request.device` is not read).
 
@@ -82,11 +88,19 @@ def train(
     Raises `TrainingStopped`, and `TrainingFailed` after an ERROR line with the reason.
     """
     try:
-        problems = check(request)  # the folders may have changed while the request was waiting
+        remove_partial_files(output_dir)
+        saved = read_last(output_dir, request) if resume else None
+        if resume:
+            logger.info(lines.resumed(saved.epoch, request.num_epochs) if saved else lines.nothing_to_resume())
+        if saved and saved.epoch == request.num_epochs:
+            logger.info(lines.training_complete(saved.best_accuracy))
+            return TrainingResult(saved.best_accuracy, saved.epoch)
+        asked = request.model_copy(update={"weight_path": ""}) if saved else request  # the network has its weights
+        problems = check(asked)  # the folders may have changed while the request was waiting
         if problems:
             raise TrainingFailed(problems[0].code, " ".join(problem.message for problem in problems))
         with _seeded(request.seed, torch.device(device)):
-            return _train(request, output_dir, torch.device(device), logger, should_stop)
+            return _train(request, output_dir, torch.device(device), logger, should_stop, saved, roots)
     except torch.OutOfMemoryError as error:
         message = f"{device} has too little memory: lower batch_size (now {request.batch_size}) or image_size."
         logger.error(message)
@@ -105,9 +119,14 @@ def _train(
     device: torch.device,
     logger: logging.Logger,
     should_stop: Callable[[], bool],
+    saved: Saved | None,
+    roots: Roots,
 ) -> TrainingResult:
     training, validation = load_split(Path(request.train_path)), load_split(Path(request.val_path))
-    network = build_network(request, logger=logger, should_stop=should_stop)
+    if saved:
+        network = bare_network(request.model, request.num_classes, request.image_size)
+    else:
+        network = build_network(request, logger=logger, should_stop=should_stop)
     network = network.to(device).to(memory_format=torch.channels_last)
     run = _Run(
         request,
@@ -130,8 +149,12 @@ def _train(
     )
     output_dir.mkdir(parents=True, exist_ok=True)
 
-    best_accuracy = -math.inf
-    for epoch in range(1, request.num_epochs + 1):
+    done, best_accuracy = 0, -math.inf
+    if saved:
+        restore(saved, network, run.optimizer, device, training.classes)
+        done, best_accuracy = saved.epoch, saved.best_accuracy
+        del saved
+    for epoch in range(done + 1, request.num_epochs + 1):
         logger.info(lines.epoch_started(epoch, request.num_epochs))
         started = time.perf_counter()
 
@@ -153,12 +176,20 @@ def _train(
             "best_acc": best_accuracy,
             "learning_rate": rate,
         }
-        for name in ("last.pt", "best.pt") if improved else ("last.pt",):
-            save_checkpoint(
-                output_dir / name, network, classes=training.classes, request=request, epoch=epoch, metrics=metrics
-            )
+        save = partial(
+            save_checkpoint,
+            network=network,
+            classes=training.classes,
+            request=request,
+            epoch=epoch,
+            metrics=metrics,
+            save_roots=roots.save,
+        )
         if improved:
+            save(output_dir / BEST)
             logger.info(lines.best_saved(best_accuracy))
+        _flush(logger)
+        save(output_dir / LAST, more=progress(run.optimizer, device, best_accuracy=best_accuracy))
         logger.info(lines.epoch_finished(epoch, request.num_epochs, time.perf_counter() - started))
 
     logger.info(lines.training_complete(best_accuracy))
@@ -234,6 +265,12 @@ def _validate(run: _Run, split: Split, epoch: int) -> Evaluation:
     evaluation = evaluate(torch.cat(logits), torch.tensor(split.targets))
     _refuse_divergence(run, evaluation.loss, epoch)
     return evaluation
+
+
+def _flush(logger: logging.Logger) -> None:
+    """What was logged of an epoch must be safe before `last.pt` says that the epoch is done: nothing repeats it."""
+    for handler in logger.handlers:
+        handler.flush()
 
 
 def _refuse_divergence(run: _Run, loss: float, epoch: int) -> None:

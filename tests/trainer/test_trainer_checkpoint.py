@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -82,13 +83,13 @@ def test_a_file_of_something_else_is_a_value_error(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_old_checkpoint_and_nothing_else(
     path: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill_the_disk(_content: object, partial: Path) -> None:
-        partial.write_bytes(b"half")
-        raise RuntimeError("No space left on device")
+    def break_off(_content: object, file: BinaryIO) -> None:
+        file.write(b"half")
+        raise RuntimeError("unexpected pos")
 
     before = path.read_bytes()
-    monkeypatch.setattr(torch, "save", fill_the_disk)
-    with pytest.raises(TrainingFailed, match="No space left on device") as failure:
+    monkeypatch.setattr(torch, "save", break_off)
+    with pytest.raises(TrainingFailed, match="unexpected pos") as failure:
         save_checkpoint(path, network, classes=CLASSES, request=request_for(path.parent), epoch=3, metrics={})
     assert failure.value.reason == "not_saved"
     assert path.read_bytes() == before

@@ -1,0 +1,111 @@
+"""What a training needs to go on where it was cut off, as if it never had been.
+
+Beside the network, `last.pt` holds the optimizer, the states of torch's random generators, the best
+accuracy so far and the images that were left out. Of the rest the epoch tells all: order and crop of
+an image, and the learning rate of a step, follow from the seed and the epoch alone, so the epoch is the
+sampler's place and the schedule's. No scaler: bf16 has the range of fp32 and needs none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from models.schemas import TrainingRequest
+from trainer.checkpoint import read_checkpoint
+from trainer.checkpoint_file import LAST, damage_in
+from trainer.errors import CheckpointDamaged, TrainingFailed
+
+_DECISIVE = (
+    *("model", "num_classes", "image_size", "amp"),
+    *("optimizer", "learning_rate", "weight_decay", "warmup_epochs", "num_epochs"),
+    *("batch_size", "shuffle", "augment", "hflip", "seed"),
+)
+"""Fields of a request that another training would differ in. Folders and devices may change: data moves."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A training as `last.pt` holds it. `best_accuracy` is percent, `epoch` the last one that is done."""
+
+    epoch: int
+    best_accuracy: float
+    content: dict[str, Any]
+
+
+def progress(optimizer: Optimizer, device: torch.device, *, best_accuracy: float) -> dict[str, Any]:
+    """What `last.pt` has beside a checkpoint for prediction: tensors on the CPU and plain values."""
+    generators = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        generators["cuda"] = torch.cuda.get_rng_state(device)
+    return {
+        "optimizer": _on_cpu(optimizer.state_dict()),
+        "generators": generators,
+        "best_accuracy": best_accuracy,
+    }
+
+
+def read_last(output_dir: Path, request: TrainingRequest) -> Saved | None:
+    """The training that was saved in `output_dir`; None where it never finished an epoch.
+
+    Raises `CheckpointDamaged`, and `TrainingFailed("checkpoint_differs")` where it is not that of `request`.
+    """
+    path = output_dir / LAST
+    try:
+        with path.open("rb") as file:
+            if damage := damage_in(file):
+                raise _damaged(path, damage)
+            content = read_checkpoint(file)
+            saved = Saved(content["epoch"], content["best_accuracy"], content)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _damaged(path, f"it cannot be read ({error.strerror})") from error
+    except CheckpointDamaged:
+        raise
+    except Exception as error:  # whole, and not from this trainer: torch raises nearly anything
+        raise _damaged(path, "it holds no training that could go on") from error
+    asked = request.model_dump(mode="json")
+    _refuse_difference(path, {name: (content["request"].get(name), asked[name]) for name in _DECISIVE})
+    return saved
+
+
+def restore(saved: Saved, network: nn.Module, optimizer: Optimizer, device: torch.device, classes: list[str]) -> None:
+    """Put everything back. Raises `TrainingFailed("checkpoint_differs")` where the folders hold other `classes` now."""
+    content = saved.content
+    _refuse_difference(Path(LAST), {"classes": (content["classes"], classes)})
+    network.load_state_dict(content["state_dict"])
+    optimizer.load_state_dict(content["optimizer"])
+    torch.set_rng_state(content["generators"]["cpu"])
+    if device.type == "cuda" and "cuda" in content["generators"]:
+        torch.cuda.set_rng_state(content["generators"]["cuda"], device)
+
+
+def _refuse_difference(path: Path, fields: dict[str, tuple[Any, Any]]) -> None:
+    differences = [f"{name} {before!r}, now {now!r}" for name, (before, now) in fields.items() if before != now]
+    if differences:
+        raise TrainingFailed(
+            "checkpoint_differs",
+            f"{str(path)!r} is of another training, with {'; '.join(differences)}: ask for the same as before, or "
+            f"start a new training.",
+        )
+
+
+def _damaged(path: Path, why: str) -> CheckpointDamaged:
+    return CheckpointDamaged(
+        f"{str(path)!r} is damaged: {why}. Delete it to begin again at epoch 1, or start a new training with the "
+        f"weights of best.pt (weight_path)."
+    )
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
