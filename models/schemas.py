@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 
 class TaskStatus(StrEnum):
@@ -100,6 +100,9 @@ class LogReading(BaseModel):
     )
 
 
+MAX_LIMIT_S = 366 * 24 * 3600.0
+
+
 class TaskRequest(LogReading):
     """What every task can be given, whatever runs it.
 
@@ -113,6 +116,12 @@ class TaskRequest(LogReading):
     task_id: TaskId | None = Field(default=None, description="an id of your own; default: a UUID")
     description: FreeText | None = None
     priority: int = Field(default=5, ge=1, le=10, description="smaller runs first")
+    max_runtime_s: float | None = Field(
+        default=None, gt=0, le=MAX_LIMIT_S, description="seconds that a run may take; with more the task has failed"
+    )
+    max_queue_s: float | None = Field(
+        default=None, gt=0, le=MAX_LIMIT_S, description="seconds that it may wait for its device"
+    )
 
 
 Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:\d{1,3})?)$")]
@@ -166,6 +175,9 @@ class TrainingRequest(TaskRequest):
     hflip: bool = Field(default=True, description="allow horizontal flips; switch off for digits, text, traffic signs")
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     amp: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="bf16 autocast: auto uses it where fast")
+    max_restarts: int = Field(
+        default=3, ge=0, le=1000, description="how often it goes on by itself after the service or machine has ended"
+    )
 
 
 class CommandRequest(TaskRequest):
@@ -251,6 +263,15 @@ class TrainingMetrics(BaseModel):
     eta: float | None = Field(default=None, description="seconds left in the epoch")
 
 
+class StatusTransition(BaseModel):
+    """A change of a task's status. The time has an offset."""
+
+    status: TaskStatus
+    reason: str
+    at: AwareDatetime
+    attempt: int = Field(ge=1, description="which run of the task")
+
+
 class TaskResponse(BaseModel):
     """A task as `start`, `status` and the list answer it. Times are local, without an offset."""
 
@@ -274,6 +295,10 @@ class TaskResponse(BaseModel):
         default=None, description="units of the accuracies in latest_metrics, of commands and imports"
     )
     storage: Literal["degraded"] | None = Field(default=None, description="set while log lines wait for the disk")
+    attempt: int | None = Field(default=None, description="which run of the task, from the second on")
+    history: list[StatusTransition] | None = Field(
+        default=None, description="every change of status; of a task that has ended, is stopping or has begun again"
+    )
 
 
 class DetailedLogEntry(BaseModel):
@@ -287,6 +312,7 @@ class DetailedLogEntry(BaseModel):
     stage: str | None = Field(default=None, description="epoch_start, training, validation, epoch_end or completed")
     status: TaskStatus | None = Field(default=None, description="terminal status; on the last entry of a task only")
     reason: str | None = None
+    attempt: int | None = Field(default=None, description="which run of the task, from the second on")
 
 
 class StoredLogEntry(DetailedLogEntry):

@@ -45,9 +45,10 @@ class LogHistory(Mapping[str, list[dict[str, Any]]]):
         self._store = store
 
     def __getitem__(self, task_id: str) -> list[dict[str, Any]]:
-        if self._store.get_task(task_id) is None:
+        state = self._store.get_task(task_id)
+        if state is None:
             raise KeyError(task_id)
-        return [to_wire(entry) for entry in self._store.read_entries(task_id)]
+        return [to_wire(entry, state.attempt) for entry in self._store.read_entries(task_id)]
 
     def __contains__(self, task_id: object) -> bool:
         return isinstance(task_id, str) and self._store.get_task(task_id) is not None
@@ -134,10 +135,11 @@ class BaseService:
                 self._writer.submit(DeleteTask(task_id), wait_for_space=False)
 
     def adopt(self, state: TaskState) -> None:
-        """Make a stored task that has not ended live again, after a restart."""
+        """Make a stored task live again: after a restart, or to resume it."""
+        queue = LogQueue(state.task_id, self._writer, last_seq=state.last_seq, attempt=state.attempt)
         with self._lock:
             self.tasks[state.task_id] = state
-            self.log_queues[state.task_id] = LogQueue(state.task_id, self._writer, last_seq=state.last_seq)
+            self.log_queues[state.task_id] = queue
 
     def add_log(
         self,
@@ -229,8 +231,9 @@ class BaseService:
         return 0 if state is None else state.last_seq
 
     def _read_page(self, task_id: str, after: int) -> list[bytes]:
-        entries = self.store.read_entries(task_id, after=after, limit=REPLAY_PAGE)
-        return [encode_frame(entry.seq, to_wire(entry)) for entry in entries]
+        state = self.tasks.get(task_id) or self.store.get_task(task_id)
+        entries = [] if state is None else self.store.read_entries(task_id, after=after, limit=REPLAY_PAGE)
+        return [encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in entries if state]
 
     def get_task(self, task_id: str) -> TaskState:
         """A task's state, live or ended.

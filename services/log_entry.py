@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 from models.schemas import TaskStatus
 from services.parsing import Memory
+from services.state_machine import PLAIN
 
 Number = int | float
 Metrics = Mapping[str, Number | None]
@@ -37,7 +38,7 @@ class StatusChange:
     deployed clients take a `status` key in a log entry for the end of the stream."""
 
     status: TaskStatus
-    reason: str | None = None
+    reason: str
     error: str | None = None
     device: str | None = None
 
@@ -50,6 +51,7 @@ class Reading(TypedDict, total=False):
     memory: Memory | None
     percents: frozenset[str]
     warns: bool
+    attempt: int
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class LogEntry:
         memory: what the parser knows after it. Position and memory are stored with the task, not with the line.
         percents: metrics that were printed with a percent sign.
         warns: the message stands among the task's warnings.
+        attempt: the run of the task that it belongs to, from 1; 0 for the one that is on. The line that puts a
+            task back into the queue is the first one of the next attempt.
     """
 
     task_id: str
@@ -75,6 +79,7 @@ class LogEntry:
     change: StatusChange | None = None
     timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
     seq: int = 0
+    attempt: int = 0
     parsed: bool = False
     position: int | None = field(default=None, compare=False)
     memory: Memory | None = field(default=None, compare=False, repr=False)
@@ -85,8 +90,8 @@ class LogEntry:
     def is_last(self) -> bool:
         return self.change is not None and self.change.status.is_terminal
 
-    def as_stored(self, seq: int, stage: str) -> LogEntry:
-        """This line with its number and its stage, without what is stored with its task."""
+    def as_stored(self, seq: int, stage: str, attempt: int) -> LogEntry:
+        """This line with its number, its stage and its attempt, without what is stored with its task."""
         return LogEntry(
             self.task_id,
             self.level,
@@ -97,6 +102,7 @@ class LogEntry:
             self.change,
             self.timestamp,
             seq,
+            attempt,
             self.parsed,
         )
 
@@ -167,8 +173,8 @@ def _is_plain(entry: LogEntry) -> bool:
     return entry.metrics is None and entry.step is None and entry.stage is None and entry.change is None
 
 
-def _clean_reason(reason: str | None) -> str | None:
-    return None if reason is None else clean_text(reason)[:64]
+def _clean_reason(reason: str) -> str:
+    return clean_text(reason)[:64]
 
 
 def from_wire(task_id: str, wire: Mapping[str, Any]) -> LogEntry:
@@ -206,8 +212,12 @@ def _clean_count(value: Number | None) -> int | None:
     return clean_step(int(value)) if value is not None and value == int(value) else None
 
 
-def to_wire(entry: LogEntry) -> dict[str, Any]:
-    """The `DetailedLogEntry` of a stored line; keys that are not set are left out."""
+def to_wire(entry: LogEntry, attempt: int = 0) -> dict[str, Any]:
+    """The `DetailedLogEntry` of a stored line; keys that are not set are left out.
+
+    `attempt` is the one that the task is in now, where that is known: the last line of an earlier one is not the
+    task's last line any more, and has no `status`.
+    """
     wire: dict[str, Any] = {
         "timestamp": local_time(entry.timestamp).isoformat(),
         "level": entry.level,
@@ -219,9 +229,11 @@ def to_wire(entry: LogEntry) -> dict[str, Any]:
         wire["step"] = entry.step
     if entry.stage is not None:
         wire["stage"] = entry.stage
-    if entry.change is not None and entry.change.status.is_terminal:
+    if entry.attempt > 1:
+        wire["attempt"] = entry.attempt
+    if entry.change is not None and entry.is_last and entry.attempt >= attempt:
         wire["status"] = entry.change.status.value
-        if entry.change.reason is not None:
+        if entry.change.reason not in PLAIN:
             wire["reason"] = entry.change.reason
     return wire
 

@@ -22,14 +22,23 @@ class TrainingLogHandler(logging.Handler):
         service: where they go.
         parser: reads them; by the formats that are known, if not given.
         told: warnings that the task has already.
+        attempt: the run of the task whose trainer it is; once another one has begun, its lines are refused.
+            0 for whichever is on.
     """
 
     def __init__(
-        self, task_id: str, service: BaseService, parser: LineParser | None = None, told: Collection[str] = ()
+        self,
+        task_id: str,
+        service: BaseService,
+        parser: LineParser | None = None,
+        told: Collection[str] = (),
+        *,
+        attempt: int = 0,
     ) -> None:
         super().__init__()
         self.task_id = task_id
         self.service = service
+        self._attempt = attempt
         self._parser = parser or LineParser()
         self._watch = PatternWatch(self._parser, told)
 
@@ -49,6 +58,7 @@ class TrainingLogHandler(logging.Handler):
                     parsed.step,
                     parsed.stage,
                     parsed=True,
+                    attempt=self._attempt,
                     percents=parsed.percents,
                     position=position if is_whole else None,
                     memory=self._parser.memory if is_whole else None,
@@ -56,7 +66,7 @@ class TrainingLogHandler(logging.Handler):
                 for warning in self._watch.after_line():
                     self._warn(warning)
         except ServiceError:
-            return  # the task has ended: what its stray threads still say belongs to no task
+            return  # the task, or this run of it, has ended: what its stray threads still say belongs to none
         except Exception:  # noqa: BLE001 - a handler must not break the trainer that logs
             self.handleError(record)
 
@@ -85,4 +95,4 @@ class TrainingLogHandler(logging.Handler):
         self._parser, self._watch = parser, watch
 
     def _warn(self, warning: str) -> None:
-        self.service.add_log(self.task_id, "WARNING", warning, warns=True)
+        self.service.add_log(self.task_id, "WARNING", warning, warns=True, attempt=self._attempt)

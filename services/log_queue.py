@@ -26,9 +26,10 @@ RING_SIZE = 300
 class LogQueue:
     """One per live task, kept in `BaseService.log_queues`."""
 
-    def __init__(self, task_id: str, writer: Writer, *, last_seq: int = 0) -> None:
+    def __init__(self, task_id: str, writer: Writer, *, last_seq: int = 0, attempt: int = 1) -> None:
         self.task_id = task_id
         self.last_seq = last_seq
+        self._attempt = attempt
         self.ended = False
         self._writer = writer
         self._closed = False
@@ -43,7 +44,7 @@ class LogQueue:
         under its lock, which the writer needs to make space.
 
         Raises:
-            TaskConflict: the task's last line has been put already.
+            TaskConflict: the task's last line has been put already, or the line's attempt is over.
             TypeError, ValueError: a metric or the step is no number.
         """
         line = clean_entry(entry if isinstance(entry, LogEntry) else from_wire(self.task_id, entry))
@@ -52,6 +53,9 @@ class LogQueue:
     def _admit(self, entry: LogEntry) -> None:
         if self._closed:
             raise TaskConflict(f"Task {self.task_id!r} has ended; its log is closed.", code="task_ended")
+        if entry.attempt and entry.attempt < self._attempt:
+            raise TaskConflict(f"Task {self.task_id!r} has begun again; this run of it is over.", code="attempt_ended")
+        self._attempt = entry.attempt or self._attempt
         self._closed = entry.is_last
 
     def publish(self, frames: Sequence[bytes], *, ended: bool) -> None:

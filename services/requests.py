@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from models.schemas import AnyRequest, CommandRequest, ImportRequest, LogReading, Stage, TrainingRequest
+from models.schemas import AnyRequest, CommandRequest, ImportRequest, LogReading, Stage, TaskStatus, TrainingRequest
 from services.executors.choice import Name
+from services.state_machine import ACCEPTED, Transition
 from services.task_state import IMPORT, TRAINING, TaskState
 
 _PATHS: Final = ("train_path", "val_path", "save_path", "weight_path", "working_dir", "path")
@@ -55,6 +56,7 @@ def new_task(
         description=request.description,
         priority=request.priority,
         warnings=warnings,
+        history=(Transition(TaskStatus.PENDING, ACCEPTED, moment),),
     )
 
 
@@ -70,6 +72,7 @@ def unread(state: TaskState) -> TaskState:
         progress=0,
         stage=Stage.TRAINING.value,
         percents=frozenset(),
+        attempt=1,
     )
 
 

@@ -21,8 +21,8 @@ from services.task_state import TaskState
 
 ChangedLine = tuple[str | None, int | None, str | None, str, int]
 """Metrics as JSON, step and stage, as they are now; task and sequence number."""
-Point = tuple[str, str, int, float | None, int | None, float | None]
-"""Task, metric, sequence number, epoch, step, value."""
+Point = tuple[str, str, int, float | None, int | None, float | None, int]
+"""Task, metric, sequence number, epoch, step, value, attempt."""
 
 _NONE: Final[Metrics] = {}
 _MISSING: Final = float("inf")
@@ -56,6 +56,7 @@ class Rereading:
         self._state = unread
         self._warnings = list(without_pattern_warnings(unread.warnings))
         self._old_stage = unread.stage
+        self._attempt = unread.attempt
         self._points: defaultdict[str, list[Point]] = defaultdict(list)
         self._renewed: set[str] = set()
 
@@ -96,10 +97,14 @@ class Rereading:
     def _read_again(self, old: LogEntry) -> LogEntry:
         """The line as it would be added now, without its change of status."""
         stage_before, self._old_stage = self._old_stage, old.stage or self._old_stage
+        if old.attempt > self._attempt:
+            self._attempt = old.attempt
+            self.parser.begin_again()
         if not old.parsed or old.change is not None:
             is_end = old.change is not None and old.change.status is TaskStatus.COMPLETED
             stage = old.stage if old.stage != stage_before or is_end else None  # else it was the line's before
-            return LogEntry(old.task_id, old.level, old.message, old.metrics, old.step, stage, None, old.timestamp)
+            again = LogEntry(old.task_id, old.level, old.message, old.metrics, old.step, stage, None, old.timestamp)
+            return replace(again, attempt=old.attempt)
         parsed = self.parser.parse(old.message)
         self._warnings += self.watch.after_line()
         return LogEntry(
@@ -111,6 +116,7 @@ class Rereading:
             parsed.stage,
             None,
             old.timestamp,
+            attempt=old.attempt,
             parsed=True,
             percents=parsed.percents,
         )
@@ -131,4 +137,4 @@ class Rereading:
             )
         for name, value in has.items():
             if name not in CARRIED:
-                self._points[name].append((self.task_id, name, new.seq, epoch, new.step, value))
+                self._points[name].append((self.task_id, name, new.seq, epoch, new.step, value, new.attempt))

@@ -12,24 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from models.schemas import Stage, TaskResponse, TaskStatus, TrainingMetrics
+from models.schemas import Stage, StatusTransition, TaskResponse, TaskStatus, TrainingMetrics
 from services.log_entry import LogEntry, Metrics, Number, StatusChange, local_time
+from services.state_machine import PLAIN, Transition, may_follow
 from services.units import percent_families, units_of
-
-TRANSITIONS: Mapping[TaskStatus, frozenset[TaskStatus]] = {
-    TaskStatus.PENDING: frozenset(
-        {TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.FAILED, TaskStatus.CANCELLED},
-    ),
-    TaskStatus.QUEUED: frozenset({TaskStatus.RUNNING, TaskStatus.FAILED, TaskStatus.CANCELLED}),
-    TaskStatus.RUNNING: frozenset(
-        {TaskStatus.STOPPING, TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED},
-    ),
-    TaskStatus.STOPPING: frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED}),
-    TaskStatus.COMPLETED: frozenset(),
-    TaskStatus.FAILED: frozenset(),
-    TaskStatus.CANCELLED: frozenset(),
-}
-"""Which status may follow which. The last three are final."""
 
 TRAINING, IMPORT = "training", "import"
 """Types of tasks. A command is a training."""
@@ -40,7 +26,7 @@ class TaskState:
     """A task as of its line `last_seq`. Immutable: a reader holds a consistent moment.
 
     `request` may hold secrets of a command's environment. `percents` are the families of accuracies that
-    the log prints as percent (`services.units`).
+    the log prints as percent (`services.units`). `attempt` counts the runs of the task from 1.
     """
 
     task_id: str
@@ -63,6 +49,8 @@ class TaskState:
     priority: int = 5
     warnings: tuple[str, ...] = ()
     percents: frozenset[str] = frozenset()
+    attempt: int = 1
+    history: tuple[Transition, ...] = ()
     last_seq: int = 0
 
     @property
@@ -77,19 +65,26 @@ class TaskState:
         for entry in entries:
             seq += 1
             stage = entry.stage or stage
-            stored.append(entry.as_stored(seq, stage))
+            fold.attempt = entry.attempt or fold.attempt
+            stored.append(entry.as_stored(seq, stage, fold.attempt))
             if entry.metrics:
                 fold.merge(entry, entry.metrics)
             if entry.change is not None:
-                fold.turn(entry.change)
+                fold.turn(entry.change, entry.timestamp)
             if entry.warns:
                 fold.warnings = (*fold.warnings, entry.message)
         if not stored:
             return self, stored
         return replace(self, last_seq=seq, stage=stage, updated_at=stored[-1].timestamp, **fold.changes()), stored
 
-    def to_response(self, *, metrics: frozenset[str] | None = None, storage_degraded: bool = False) -> TaskResponse:
-        """The wire form: optional fields only where they are set, metrics narrowed to `metrics` if given."""
+    def to_response(
+        self, *, metrics: frozenset[str] | None = None, storage_degraded: bool = False, with_history: bool = False
+    ) -> TaskResponse:
+        """The wire form: optional fields only where they are set, metrics narrowed to `metrics` if given.
+
+        The history is left out while it would only say that the task has been accepted and runs.
+        """
+        is_eventful = self.status.is_terminal or self.status is TaskStatus.STOPPING or self.attempt > 1
         selected = {name: value for name, value in self.latest_metrics.items() if metrics is None or name in metrics}
         optional: dict[str, Any] = {
             "current_epoch": self.current_epoch,
@@ -97,8 +92,10 @@ class TaskState:
             "name": self.name,
             "description": self.description,
             "priority": self.priority if "priority" in self.request else None,
-            "reason": self.reason,
+            "reason": None if self.reason in PLAIN else self.reason,
             "error": self.error,
+            "attempt": self.attempt if self.attempt > 1 else None,
+            "history": [_on_wire(each) for each in self.history] if with_history and is_eventful else None,
             "warnings": list(self.warnings) or None,
             "units": (units_of(selected, self.percents) or None) if self.is_foreign else None,
             "storage": "degraded" if storage_degraded else None,
@@ -116,15 +113,23 @@ class TaskState:
         )
 
 
+def _on_wire(transition: Transition) -> StatusTransition:
+    return StatusTransition(
+        status=transition.status, reason=transition.reason, at=transition.at.astimezone(), attempt=transition.attempt
+    )
+
+
 class _Fold:
     """The parts of a state that lines change, while they are being read. Its fields are those of `TaskState`."""
 
     __slots__ = (
-        *("current_epoch", "device", "error", "latest_metrics", "percents", "progress"),
+        *("attempt", "current_epoch", "device", "error", "history", "latest_metrics", "percents", "progress"),
         *("reason", "status", "total_epochs", "warnings"),
     )
 
     def __init__(self, state: TaskState) -> None:
+        self.attempt = state.attempt
+        self.history = state.history
         self.status = state.status
         self.reason = state.reason
         self.error = state.error
@@ -142,19 +147,22 @@ class _Fold:
     def merge(self, entry: LogEntry, metrics: Metrics) -> None:
         self.latest_metrics = {**self.latest_metrics, **metrics}
         epoch, total = metrics.get("epoch"), metrics.get("total_epochs")
+        begins_earlier = False
         if epoch is not None:
+            begins_earlier = self.attempt > 1 and self.current_epoch is not None and epoch < self.current_epoch
             self.current_epoch = epoch
         if total is not None:
             self.total_epochs = int(total)
         done = _progress(entry, self.latest_metrics, self.current_epoch, self.total_epochs)
-        self.progress = max(self.progress, done)
+        self.progress = done if begins_earlier else max(self.progress, done)
         percents = percent_families(metrics, entry.percents)
         if not percents <= self.percents:
             self.percents |= percents
 
-    def turn(self, change: StatusChange) -> None:
-        assert change.status in TRANSITIONS[self.status], f"{self.status} cannot become {change.status}"
+    def turn(self, change: StatusChange, at: datetime) -> None:
+        assert may_follow(self.status, change.status), f"{self.status} cannot become {change.status}"
         self.status, self.reason, self.error = change.status, change.reason, change.error
+        self.history = (*self.history, Transition(change.status, change.reason, at, self.attempt))
         self.device = change.device or self.device
         if change.status is TaskStatus.COMPLETED:
             self.progress = 100

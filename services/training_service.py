@@ -10,7 +10,8 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from pydantic import ValidationError
 from models.schemas import AnyRequest, CommandRequest, ImportRequest, LogReading, Stage, TaskStatus, TrainingRequest
 from services.base_service import WRITE_TIMEOUT_S, BaseService
 from services.checks import RESERVED_TASK_IDS, check_allowed, find_problems, resolve_device
+from services.deadlines import Deadlines
 from services.devices import CPU, FILE, Gpu
-from services.errors import InvalidRequest, ServiceError, StorageUnavailable, TaskConflict
+from services.errors import InvalidRequest, PathForbidden, ServiceError, StorageUnavailable, TaskConflict, TaskNotFound
 from services.executors.base import Detached, Executor, Run
 from services.executors.choice import Executors
 from services.latest_metrics import LatestMetrics
@@ -30,16 +32,28 @@ from services.parsing import LineParser, Memory, check_reading
 from services.paths import PathPolicy, claim_output_dir
 from services.reparse import Reparser
 from services.requests import describe, from_stored, from_stored_unchecked, new_task, problems_in_words
+from services.resuming import check_resumable, refuse_unless_ended_early
 from services.scheduler import Scheduler
+from services.state_machine import (
+    FINISHED,
+    INTERRUPTED,
+    RESUMED,
+    STARTED,
+    TIMEOUT,
+    USER_STOP,
+    WAITING,
+    may_follow,
+    restarts,
+)
 from services.storage.database import Database
-from services.task_state import IMPORT, TRANSITIONS, TaskState
+from services.task_state import IMPORT, TaskState
 from trainer.errors import TrainingFailed, TrainingStopped
 
 __all__ = ["LAST_MESSAGE", "RESERVED_TASK_IDS", "LatestMetrics", "TrainingLogHandler", "TrainingService"]
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = "The service ended during this training."
+INTERRUPTION = "The service ended during this training."
 NO_GPU = "No CUDA GPU on this machine: training on the CPU."
 LAST_MESSAGE = "任务结束"
 """Message of every task's last line; deployed clients print it."""
@@ -50,16 +64,26 @@ SHUTDOWN_GRACE_S = 2.5
 
 @dataclass(slots=True)
 class _Training:
-    """What the service knows about a task beyond its committed state: how far it has been told to go."""
+    """What the service knows about a task beyond its committed state: how far it has been told to go.
+
+    Attributes:
+        attempt: which run of the task this is.
+        restarts: how often the service has let it begin again by itself.
+        is_resumed: an earlier service process has begun this run.
+        stop_reason: why it is to stop, once it is.
+    """
 
     request: AnyRequest
     output_dir: Path
     status: TaskStatus
     executor: Executor
     handler: TrainingLogHandler
+    attempt: int = 1
+    restarts: int = 0
     position: int = 0
     is_resumed: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
+    stop_reason: str = ""
     thread: threading.Thread | None = None
 
 
@@ -97,6 +121,8 @@ class TrainingService(BaseService):
         self._allow_commands = allow_commands
         self._reparser = Reparser(self.store, self._writer, self.get_task)
         self._trainings: dict[str, _Training] = {}
+        self._deleting: set[str] = set()
+        self._deadlines = Deadlines(self._expire)
         self._closing = False
 
     @property
@@ -110,60 +136,81 @@ class TrainingService(BaseService):
     def resume_queue(self) -> None:
         """Take up what an earlier service process left.
 
-        Queued tasks wait again. What has outlived that process is read on; other running tasks have failed.
+        Queued tasks wait again. What has outlived that process is read on; other trainings begin again, at their
+        last checkpoint, as often as they may.
         """
         for state in self.store.active_tasks():
             self.adopt(state)
             with self._lock:
-                self._take_up(state)
+                try:
+                    self._take_up(state)
+                except StorageUnavailable:
+                    raise
+                except Exception as error:  # what is wrong with one task is no other's business
+                    logger.exception("Task %s could not be taken up", state.task_id)
+                    self._trainings.pop(state.task_id, None)
+                    self._scheduler.discard(state.task_id)
+                    failure = StatusChange(TaskStatus.FAILED, "error", f"It could not be taken up: {error!r}")
+                    self._note(LogEntry(state.task_id, "ERROR", LAST_MESSAGE, change=failure))
         with self._lock:
             self._dispatch()
 
     def _take_up(self, state: TaskState) -> None:
-        """Queue again what waited, as far as it is still allowed and possible; read on, or end, what ran."""
+        """Queue again what waited; read on, or begin again, what ran. Call with the lock held."""
         task_id, request = state.task_id, from_stored_unchecked(state)
-        has_begun = state.status not in (TaskStatus.PENDING, TaskStatus.QUEUED)
+        has_begun = state.status in (TaskStatus.RUNNING, TaskStatus.STOPPING)
+        memory = None
         if has_begun and self._executor_of(state).survives_restart:
-            self._read_on(state, request)
-            return
-        self._trainings[task_id] = training = self._training(state, request)
-        if has_begun:
+            position, memory = self.store.read_progress(task_id)
+        self._trainings[task_id] = training = self._training(state, request, memory)
+        self._limit_time(task_id, since=state.history[-1].at)
+        if state.status is TaskStatus.STOPPING:
+            training.stop.set()
+            training.stop_reason = state.reason or USER_STOP
+        if not has_begun:
+            self._wait_for_device(state)
+        elif training.executor.survives_restart:
+            training.position, training.is_resumed = position, True
+            self._scheduler.adopt(task_id, device=state.device)
+            self._start(task_id, state.device)
+        else:
             self._interrupt(task_id)
-            return
+
+    def _wait_for_device(self, state: TaskState) -> None:
+        """Put a stored task into the queue, as far as it is still allowed and possible. Call with the lock held."""
+        task_id = state.task_id
         try:
-            training.request = request = from_stored(state)
+            request = self._trainings[task_id].request = from_stored(state)
             check_allowed(request, self._paths, allow_commands=self._allow_commands)
             if problems := check_reading(request):
                 raise InvalidRequest.from_problems(problems)
         except ValidationError as error:  # an older release let it in
-            self._end(task_id, TaskStatus.FAILED, "invalid_request", clean_text(problems_in_words(error)))
+            self._end(task_id, TaskStatus.FAILED, "invalid_request", error=clean_text(problems_in_words(error)))
             return
         except ServiceError as error:  # other settings did
-            self._end(task_id, TaskStatus.FAILED, error.code, clean_text(str(error)))
+            self._end(task_id, TaskStatus.FAILED, error.code, error=clean_text(str(error)))
             return
         device, problem = resolve_device(request, self._gpus)
         if problem:
-            self._end(task_id, TaskStatus.FAILED, problem[0].code, f"device: {problem[0].message}")
+            self._end(task_id, TaskStatus.FAILED, problem[0].code, error=f"device: {problem[0].message}")
             return
         if device == CPU and state.device != CPU:
             self._note(LogEntry(task_id, "WARNING", NO_GPU))
         self._scheduler.add(task_id, priority=state.priority, device=device)
 
-    def _read_on(self, state: TaskState, request: AnyRequest) -> None:
-        """Take up a task that has gone on without the service. Call with the lock held."""
-        position, memory = self.store.read_progress(state.task_id)
-        self._trainings[state.task_id] = training = self._training(state, request, memory)
-        training.position, training.is_resumed = position, True
-        if state.status is TaskStatus.STOPPING:
-            training.stop.set()
-        self._scheduler.adopt(state.task_id, device=state.device)
-        self._start(state.task_id, state.device)
-
     def _training(self, state: TaskState, request: AnyRequest, memory: Memory | None = None) -> _Training:
         readable = LogReading() if check_reading(request) else request  # an older release let another one in
         parser = LineParser(readable.metric_definitions, readable.log_format, memory)
-        handler = TrainingLogHandler(state.task_id, self, parser, state.warnings)
-        return _Training(request, Path(state.output_dir), state.status, self._executor_of(state), handler)
+        handler = TrainingLogHandler(state.task_id, self, parser, state.warnings, attempt=state.attempt)
+        return _Training(
+            request,
+            Path(state.output_dir),
+            state.status,
+            self._executor_of(state),
+            handler,
+            attempt=state.attempt,
+            restarts=restarts(state.history),
+        )
 
     def _executor_of(self, state: TaskState) -> Executor:
         """The one that was chosen when the task was accepted; releases that chose none had threads only."""
@@ -233,7 +280,39 @@ class TrainingService(BaseService):
             for warning in warnings:
                 self._note(LogEntry(state.task_id, "WARNING", warning))
             self._scheduler.add(state.task_id, priority=request.priority, device=state.device)
+            self._limit_time(state.task_id)
             self._dispatch()
+
+    def resume_training(self, task_id: str) -> TaskState:
+        """Let a training that has failed, or was stopped, go on as the same task.
+
+        It does so at the epoch after its last checkpoint; one that has not come so far begins with its first epoch.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            TaskConflict: it cannot be resumed; the code says why.
+            InvalidRequest: what it was asked to do is not possible any more.
+            PathForbidden: a path of it is outside the configured roots now.
+            StorageUnavailable: the store does not take writes, or the service is shutting down.
+        """
+        self._refuse_while_degraded()
+        state = self.get_task(task_id)
+        check_resumable(state, self._paths, self._gpus)
+        with self._lock:
+            if self._closing:
+                raise StorageUnavailable("The service is shutting down.", code="shutting_down")
+            if task_id in self._deleting:
+                raise TaskNotFound(task_id)
+            self._reparser.refuse_while_busy(task_id)
+            state = self.get_task(task_id)  # nothing can change it from here on
+            refuse_unless_ended_early(state)
+            self.adopt(state)
+            self._trainings[task_id] = self._training(state, from_stored_unchecked(state))
+            self._begin_again(task_id, RESUMED, "Resume requested")
+            self._dispatch()
+        with suppress(TimeoutError, StorageUnavailable):
+            self._writer.flush(WRITE_TIMEOUT_S)
+        return self.get_task(task_id)
 
     def stop_training(self, task_id: str) -> str:
         """Cancel a waiting task, or ask a running one to stop after its batch; returns what happens now.
@@ -249,15 +328,33 @@ class TrainingService(BaseService):
             elif training.status is TaskStatus.STOPPING:
                 raise TaskConflict(f"Task {task_id!r} is stopping already.", code="task_stopping")
             elif training.status is TaskStatus.RUNNING:
-                training.stop.set()
-                self._change(task_id, TaskStatus.STOPPING, "Stop requested", reason="user_stop")
+                self._stop(task_id, USER_STOP, "Stop requested")
                 return _STOP_MESSAGES[type(training.request)]
             else:
-                self._end(task_id, TaskStatus.CANCELLED, "user_stop")
+                self._end(task_id, TaskStatus.CANCELLED, USER_STOP)
                 self._dispatch()
                 return "The task was cancelled before it began."
         status = self.get_task(task_id).status  # read without the lock, which every stream needs
         raise TaskConflict(f"Task {task_id!r} has ended ({status.value}).", code="task_ended")
+
+    def _stop(self, task_id: str, reason: str, message: str, level: str = "INFO") -> None:
+        """Ask a running training to stop. Call with the lock held."""
+        training = self._trainings[task_id]
+        training.stop_reason = reason
+        training.stop.set()
+        self._change(task_id, TaskStatus.STOPPING, message, reason=reason, level=level)
+
+    def _expire(self, task_id: str) -> None:
+        """End a task that waits, or runs, for longer than it may."""
+        with self._lock:
+            training = self._trainings.get(task_id)
+            if training is None or self._closing or not self._deadlines.is_due(task_id):
+                return
+            if training.status is TaskStatus.RUNNING:
+                self._stop(task_id, TIMEOUT, f"{_too_long(training)} It is stopped.", "WARNING")
+            else:
+                self._end(task_id, TaskStatus.FAILED, TIMEOUT, error=_too_long(training))
+                self._dispatch()
 
     def update_task_metrics(self, task_id: str, metrics: Mapping[str, Any]) -> None:
         """Merge metrics into a task's `latest_metrics` and `current_epoch` (合并新旧指标) from code that logs none.
@@ -289,7 +386,12 @@ class TrainingService(BaseService):
     def delete_task(self, task_id: str) -> None:
         """As in `BaseService`; the service's own folder for the task goes too."""
         self._reparser.refuse_while_busy(task_id)
-        super().delete_task(task_id)
+        with self._lock:
+            self._deleting.add(task_id)
+        try:
+            super().delete_task(task_id)
+        finally:
+            self._deleting.discard(task_id)
         run_dir = (self._runs_dir / task_id).resolve()
         if run_dir.parent == self._runs_dir.resolve():
             shutil.rmtree(run_dir, ignore_errors=True)
@@ -306,19 +408,20 @@ class TrainingService(BaseService):
         return running
 
     def close(self) -> bool:
-        """Let go of what outlives the service; stop other trainings, each as `failed` with reason `interrupted`.
+        """Let go of what outlives the service; stop other trainings, which go on when there is a service again.
 
         Every line is committed. A training that does not reach the end of its batch in time is recorded as
         interrupted all the same.
         """
         running = self.interrupt()
+        self._deadlines.close()
         deadline = time.monotonic() + SHUTDOWN_GRACE_S
         for training in running.values():
             assert training.thread is not None
             training.thread.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
-            for task_id in running.keys() & self._trainings.keys():
-                if not running[task_id].executor.survives_restart:
+            for task_id, training in running.items():
+                if self._trainings.get(task_id) is training and not training.executor.survives_restart:
                     self._interrupt(task_id)
         return super().close()
 
@@ -327,42 +430,56 @@ class TrainingService(BaseService):
         training = self._trainings[task_id]
         trainer_logger = logging.Logger(f"training.{task_id}", logging.DEBUG)
         trainer_logger.addHandler(training.handler)
-        status, reason, error = TaskStatus.FAILED, None, None
+        status, reason, error = TaskStatus.FAILED, "error", None
+        was_stopped = False
         try:
+            if not training.is_resumed:  # what the request names may lead elsewhere by now
+                check_allowed(training.request, self._paths, allow_commands=self._allow_commands)
             training.executor.run(self._run(task_id, training, device), trainer_logger, training.stop.is_set)
         except Detached:
             return  # it lives on, and the next service reads on
         except TrainingStopped:
-            status, reason = TaskStatus.CANCELLED, "user_stop"
+            was_stopped = True
         except TrainingFailed as failure:
             reason, error = failure.reason, clean_text(str(failure))
+        except PathForbidden as refusal:
+            reason, error = refusal.code, clean_text(str(refusal))
         except BaseException as failure:  # whatever a trainer raises ends its own task only
             logger.exception("Task %s failed", task_id)
-            reason, error = "error", clean_text("".join(traceback.format_exception_only(failure)).strip())
+            error = clean_text("".join(traceback.format_exception_only(failure)).strip())
             trainer_logger.exception("Training failed: %s", error)
         else:
-            status = TaskStatus.COMPLETED
+            status, reason = TaskStatus.COMPLETED, FINISHED
         finally:
             trainer_logger.removeHandler(training.handler)
         with suppress(ServiceError):
             training.handler.finish()
         with self._lock:
             try:
-                if task_id not in self._trainings:
+                if self._trainings.get(task_id) is not training:
                     pass  # the service is closing and did not wait any longer
-                elif status is TaskStatus.CANCELLED and self._closing:
-                    self._interrupt(task_id)
+                elif was_stopped or reason == INTERRUPTED:
+                    self._interrupt(task_id, error or INTERRUPTION)
                 else:
-                    self._end(task_id, status, reason, error)
+                    self._end(task_id, status, reason, error=error)
             finally:
                 self._dispatch()
 
     def _run(self, task_id: str, training: _Training, device: str) -> Run:
         """Raises: OSError: the task's folder cannot be made."""
         run_dir = self._runs_dir / task_id
+        if training.attempt > 1:
+            run_dir /= f"attempt-{training.attempt}"
         run_dir.mkdir(parents=True, exist_ok=True)
         return Run(
-            task_id, training.request, training.output_dir, device, run_dir, training.position, training.is_resumed
+            task_id,
+            training.request,
+            training.output_dir,
+            device,
+            run_dir,
+            attempt=training.attempt,
+            position=training.position,
+            is_resumed=training.is_resumed,
         )
 
     def _dispatch(self) -> None:
@@ -372,11 +489,11 @@ class TrainingService(BaseService):
         while runnable := self._scheduler.next_runnable():
             task_id, device = runnable
             what = "Reading starts" if device == FILE else f"Training starts on {device}"
-            self._change(task_id, TaskStatus.RUNNING, what, device=device)
+            self._change(task_id, TaskStatus.RUNNING, what, reason=STARTED, device=device)
             self._start(task_id, device)
         for task_id, training in self._trainings.items():
             if training.status is TaskStatus.PENDING:
-                self._change(task_id, TaskStatus.QUEUED, "Waiting for a free device")
+                self._change(task_id, TaskStatus.QUEUED, "Waiting for a free device", reason=WAITING)
 
     def _start(self, task_id: str, device: str) -> None:
         training = self._trainings[task_id]
@@ -387,33 +504,94 @@ class TrainingService(BaseService):
             training.thread.start()
         except RuntimeError as error:  # the system allows no more threads
             training.thread = None
-            self._end(task_id, TaskStatus.FAILED, "error", f"The training could not be started: {error}")
+            self._end(task_id, TaskStatus.FAILED, "error", error=f"The training could not be started: {error}")
 
-    def _change(self, task_id: str, status: TaskStatus, message: str, **change: str | None) -> None:
+    def _change(
+        self,
+        task_id: str,
+        status: TaskStatus,
+        message: str,
+        *,
+        reason: str,
+        error: str | None = None,
+        device: str | None = None,
+        level: str = "INFO",
+        attempt: int = 0,
+    ) -> None:
+        """Give a task a status, by a line of its log. An `attempt` that begins with it has not been read at all yet."""
         training = self._trainings[task_id]
-        assert status in TRANSITIONS[training.status], f"{task_id}: {training.status} cannot become {status}"
+        assert may_follow(training.status, status), f"{task_id}: {training.status} cannot become {status}"
         training.status = status
-        level = "ERROR" if status is TaskStatus.FAILED else "INFO"
-        stage = Stage.COMPLETED.value if status is TaskStatus.COMPLETED else None
-        self._note(LogEntry(task_id, level, message, stage=stage, change=StatusChange(status, **change)))
+        self._limit_time(task_id)
+        self._note(
+            LogEntry(
+                task_id,
+                "ERROR" if status is TaskStatus.FAILED else level,
+                message,
+                stage=Stage.COMPLETED.value if status is TaskStatus.COMPLETED else None,
+                change=StatusChange(status, reason, error, device),
+                attempt=attempt,
+                position=0 if attempt else None,
+            )
+        )
+
+    def _limit_time(self, task_id: str, since: datetime | None = None) -> None:
+        """Set the deadline of the status that a task has, or had taken at `since`. Call with the lock held."""
+        limit = _time_limit(self._trainings[task_id])
+        if limit is None:
+            self._deadlines.clear(task_id)
+        else:
+            self._deadlines.set(task_id, limit - (datetime.now(UTC) - since).total_seconds() if since else limit)
 
     def _note(self, entry: LogEntry) -> None:
         """Add a line of the service's own. May be called with the lock held."""
         self.log_queues[entry.task_id].put(entry, wait_for_space=False)
 
-    def _end(self, task_id: str, status: TaskStatus, reason: str | None, error: str | None = None) -> None:
+    def _end(self, task_id: str, status: TaskStatus, reason: str, *, error: str | None = None) -> None:
         """Free a task's place, write its last line and forget it. Call with the lock held."""
         self._scheduler.discard(task_id)
         self._change(task_id, status, LAST_MESSAGE, reason=reason, error=error)
         del self._trainings[task_id]
 
-    def _interrupt(self, task_id: str) -> None:
-        """End a training that the service's own end has cut short. Call with the lock held."""
-        if self._trainings[task_id].status is TaskStatus.STOPPING:
-            self._end(task_id, TaskStatus.CANCELLED, "user_stop")
-            return
-        self._note(LogEntry(task_id, "ERROR", INTERRUPTED))
-        self._end(task_id, TaskStatus.FAILED, "interrupted", INTERRUPTED)
+    def _interrupt(self, task_id: str, why: str = INTERRUPTION) -> None:
+        """Conclude a run that was cut short: on purpose, or else it begins again if it may. Call with the lock held."""
+        training = self._trainings[task_id]
+        if training.stop_reason == TIMEOUT:
+            self._end(task_id, TaskStatus.FAILED, TIMEOUT, error=_too_long(training))
+        elif training.stop_reason:
+            self._end(task_id, TaskStatus.CANCELLED, training.stop_reason)
+        elif isinstance(training.request, TrainingRequest) and training.restarts < training.request.max_restarts:
+            self._begin_again(task_id, INTERRUPTED, f"{why} It goes on at its last checkpoint.")
+        else:
+            if isinstance(training.request, TrainingRequest):
+                why += f" That was once more than max_restarts ({training.request.max_restarts}) allows: resume it."
+            self._note(LogEntry(task_id, "ERROR", why))
+            self._end(task_id, TaskStatus.FAILED, INTERRUPTED, error=why)
+
+    def _begin_again(self, task_id: str, reason: str, message: str) -> None:
+        """Put a training back into the queue, for its next attempt. Call with the lock held."""
+        state, before = self.tasks[task_id], self._trainings[task_id]
+        self._scheduler.discard(task_id)
+        level = "WARNING" if reason == INTERRUPTED else "INFO"
+        self._change(task_id, TaskStatus.QUEUED, message, reason=reason, level=level, attempt=before.attempt + 1)
+        state = replace(state, status=TaskStatus.QUEUED, attempt=before.attempt + 1)
+        self._trainings[task_id] = training = self._training(state, from_stored_unchecked(state))
+        training.restarts = before.restarts + 1 if reason == INTERRUPTED else 0
+        if not self._closing:
+            self._wait_for_device(state)
+
+
+def _time_limit(training: _Training) -> float | None:
+    """Seconds that a task may stay in the status that it has."""
+    if training.status is TaskStatus.RUNNING:
+        return training.request.max_runtime_s
+    return training.request.max_queue_s if training.status in (TaskStatus.PENDING, TaskStatus.QUEUED) else None
+
+
+def _too_long(training: _Training) -> str:
+    if training.stop_reason or training.status is TaskStatus.RUNNING:
+        return f"It has run for longer than max_runtime_s allows ({training.request.max_runtime_s:g} s)."
+    return f"It has waited for longer than max_queue_s allows ({training.request.max_queue_s:g} s)."
 
 
 _STOP_MESSAGES: Mapping[type[AnyRequest], str] = {

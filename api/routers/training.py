@@ -62,6 +62,9 @@ STATUS_DESCRIPTION = """\
 | `units` | `percent` or `fraction` for each accuracy in `latest_metrics`, of commands and imported logs |
 | `name`, `description`, `priority` | as the request gave them |
 | `storage` | `degraded` while log lines wait for the disk; nothing is lost |
+| `attempt` | which run of the task this is, from the second on |
+| `history` | every change of status with its reason, time and attempt; of a task that has ended, is stopping or has \
+begun again |
 
 `latest_metrics` (每个字段都是可选的, each is optional; the built-in trainer's accuracies are percent, other logs keep
 their own numbers, see `units`; F1, mAP, precision and recall are fractions; `null` stands for a value that was not
@@ -96,6 +99,7 @@ Each log entry is one unnamed event; its data is JSON:
 | `stage` | 训练阶段 stage |
 | `status` | on the last entry only, whose `message` is `任务结束`: `completed`, `failed` or `cancelled` |
 | `reason` | on the last entry, why the task ended, where there is something to say |
+| `attempt` | which run of the task the line belongs to, from the second on |
 
 训练阶段 stages: `epoch_start` 轮次开始, `training` 训练中, `validation` 验证中, `epoch_end` 轮次结束,
 `completed` 训练完成.
@@ -197,7 +201,9 @@ def list_training(
 )
 def get_training_status(task_id: TaskIdPath, service: Service, metrics: MetricNames) -> TaskResponse:
     return service.get_task(task_id).to_response(
-        metrics=metrics, storage_degraded=task_id in service.tasks and service.storage_degraded is not None
+        metrics=metrics,
+        storage_degraded=task_id in service.tasks and service.storage_degraded is not None,
+        with_history=True,
     )
 
 
@@ -255,11 +261,11 @@ def get_log_history(
     stage: Annotated[Stage | None, Query(description="only lines of this stage")] = None,
 ) -> LogPage:
     """分页返回已保存的日志. Stored lines in pages, oldest first; `id` is the id that the line has in the stream."""
-    service.get_task(task_id)
+    attempt = service.get_task(task_id).attempt
     found = service.store.read_entries(task_id, after=after, limit=limit + 1, level=level, stage=stage)
     page = LogPage(task_id=task_id, entries=[])
     for entry in found[:limit]:
-        wire = to_wire(entry) if metrics is None else narrow(to_wire(entry), metrics)
+        wire = to_wire(entry, attempt) if metrics is None else narrow(to_wire(entry, attempt), metrics)
         page.entries.append(StoredLogEntry(id=entry.seq, **wire))
     if len(found) > limit:
         page.next_after = found[limit - 1].seq
@@ -274,6 +280,22 @@ def get_log_history(
 def stop_training(task_id: TaskIdPath, service: Service) -> ActionResponse:
     """停止训练. A running training ends within one batch; a waiting one does not begin."""
     return ActionResponse(message=service.stop_training(task_id), task_id=task_id)
+
+
+@router.post(
+    "/{task_id}/resume",
+    summary="继续训练任务",
+    response_model=TaskResponse,
+    response_model_exclude_unset=True,
+    responses=documented(401, 403, 404, 409, 422, 503),
+)
+def resume_training(task_id: TaskIdPath, service: Service) -> TaskResponse:
+    """从最近的检查点继续已停止或失败的训练. Continues a training that was stopped or has failed, as the same task.
+
+    It goes on at the epoch after its last checkpoint, with the same series of lines and metrics. Where that is not
+    possible the answer says why.
+    """
+    return service.resume_training(task_id).to_response(with_history=True)
 
 
 @router.post(

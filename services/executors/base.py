@@ -25,9 +25,10 @@ class Run:
 
     Attributes:
         output_dir: where the trainer saves what it makes.
-        run_dir: the service's own folder for this task.
+        run_dir: the service's own folder for this attempt.
         position: bytes of the trainer's output whose lines are stored already, by an earlier service process.
         is_resumed: an earlier service process has begun it.
+        attempt: which run of the task it is; from the second on it continues at the checkpoint of the one before.
     """
 
     task_id: str
@@ -37,6 +38,7 @@ class Run:
     run_dir: Path
     position: int = 0
     is_resumed: bool = False
+    attempt: int = 1
 
 
 class Executor(ABC):

@@ -82,6 +82,7 @@ class ProcessExecutor(Executor):
             spec.write_text(run.request.model_dump_json(), encoding="utf-8")
             command = [sys.executable, "-P", "-m", "trainer", str(spec), "--plain"]
             command += ["--output-dir", str(run.output_dir), "--device", run.device]
+            command += ["--resume"] if run.attempt > 1 else []
             env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), env.get("PYTHONPATH")]))
             cwd = str(Path.cwd())  # what relative paths of the request are relative to
         else:
@@ -161,10 +162,12 @@ class _Reading:
         if self._end is None:
             if self._stop_passed_on:
                 raise TrainingStopped
+            if not self._trainer.is_of_this_boot:
+                raise TrainingFailed("interrupted", "The machine was restarted during this training.")
             raise TrainingFailed(
                 "supervisor_lost",
-                "The process that supervised the trainer was killed, its folder was removed, or the machine restarted: "
-                "the trainer ended with it.",
+                "The process that supervised the trainer was killed, or its folder was removed: the trainer ended "
+                "with it.",
             )
 
     def _is_over(self) -> bool:

@@ -45,11 +45,15 @@ class Exit:
 
 
 class SupervisedTrainer:
-    """The trainer of one `run_dir`."""
+    """The trainer of one `run_dir`.
+
+    Attributes:
+        is_of_this_boot: the machine has not been restarted since.
+    """
 
     def __init__(self, run_dir: Path, record: Mapping[str, Any]) -> None:
         self._run_dir = run_dir
-        self._is_this_boot = record["boot"] == boot_id()
+        self.is_of_this_boot = record["boot"] == boot_id()
         self._supervisor = Process(*record["supervisor"])
         self._told = 0
         self._ending: Ending | None = None
@@ -108,7 +112,7 @@ class SupervisedTrainer:
 
     def is_supervised(self) -> bool:
         """Whether there will be an `exit`, if there is none yet."""
-        return self._is_this_boot and is_alive(self._supervisor)
+        return self.is_of_this_boot and is_alive(self._supervisor)
 
     def stop(self) -> None:
         """Ask it to end, and make it end when it does not. Returns at once."""
@@ -130,7 +134,7 @@ class SupervisedTrainer:
     def end_leftovers(self) -> bool:
         """End what a supervisor that was killed has left behind, by one step; whether it takes another."""
         self._ending = self._ending or Ending(supervisor.KILL_AFTER_S)
-        return self._is_this_boot and self._ending.step(_leftovers(self._run_dir, self._session()))
+        return self.is_of_this_boot and self._ending.step(_leftovers(self._run_dir, self._session()))
 
     def _session(self) -> int | None:
         """The session of the trainer, unless its number has gone to another process since."""

@@ -22,7 +22,14 @@ class ThreadExecutor(Executor):
         os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML's order, by which the device was chosen
         from trainer.loop import train
 
-        train(run.request, output_dir=run.output_dir, device=run.device, logger=logger, should_stop=should_stop)
+        train(
+            run.request,
+            output_dir=run.output_dir,
+            device=run.device,
+            logger=logger,
+            should_stop=should_stop,
+            resume=run.attempt > 1,
+        )
 
 
 def _lower_priority() -> None:

@@ -92,6 +92,10 @@ class LineParser:
         """All that is needed to read on, by another parser with the same definitions."""
         return Memory(self.lines, self._state)
 
+    def begin_again(self) -> None:
+        """The training starts anew: what its log has said is no place for the lines to come."""
+        self._state = LogState(unmatched=self._state.unmatched)
+
     def unmatched(self) -> tuple[str, ...]:
         """Labels of the own patterns that have matched no line so far."""
         return tuple(self._patterns[index].label for index in self._state.unmatched if index < len(self._patterns))

@@ -18,8 +18,8 @@ _UPDATE_ENTRIES = (
     "UPDATE log_entries SET metrics = {json}, step = {any}, stage = {any} WHERE task_id = {any} AND seq = {any}"
 )
 _INSERT_POINTS = (
-    "INSERT INTO metric_points (task_id, name, seq, epoch, step, value) "
-    "VALUES ({any}, {any}, {any}, {any}, {any}, {any})"
+    "INSERT INTO metric_points (task_id, name, seq, epoch, step, value, attempt) "
+    "VALUES ({any}, {any}, {any}, {any}, {any}, {any}, {any})"
 )
 """Written out, because binding the values of 400,000 rows through SQLAlchemy takes four times as long as the store."""
 _ROWS = 10_000
@@ -52,7 +52,7 @@ def write_reparse(connection: Connection, operation: Reparse) -> Committed:
     rereading.read([entry_from_row(entry) for entry in connection.execute(late).mappings()])
     before = task_from_row(row)
     task = Committed(before, rereading.applied_to(before), memory=operation.memory)
-    task.rewritten = [encode_frame(entry.seq, to_wire(entry)) for entry in rereading.last]
+    task.rewritten = [encode_frame(entry.seq, to_wire(entry, before.attempt)) for entry in rereading.last]
     _execute_many(connection, _UPDATE_ENTRIES, rereading.changed)
     series = rereading.renewed
     if series:

@@ -9,17 +9,19 @@ from sqlalchemy import RowMapping
 
 from models.schemas import TaskStatus
 from services.log_entry import CARRIED, LogEntry, StatusChange
+from services.state_machine import Transition, usual_reason
 from services.storage.operations import Committed
 from services.task_state import TaskState
 
 _CHANGING = ("device", "status", "reason", "error", "progress", "current_epoch", "total_epochs", "latest_metrics",
-             "stage", "last_seq", "updated_at", "request", "warnings", "percents")  # fmt: skip
+             "stage", "last_seq", "updated_at", "request", "warnings", "percents", "attempt", "history")  # fmt: skip
 _ONCE = ("task_id", "task_type", "name", "description", "priority", "output_dir", "created_at")
 _AS_JSON: Mapping[str, Callable[[Any], Any]] = {
     "latest_metrics": dict,
     "request": dict,
     "warnings": list,
     "percents": sorted,
+    "history": lambda history: [each.to_json() for each in history],
 }
 
 
@@ -37,6 +39,7 @@ def changed_task_row(task: Committed) -> dict[str, Any]:
     row = _task_columns(task.state, changed)
     if task.position is not None:
         row["log_position"] = task.position
+        row["parser_memory"] = None
     if task.memory is not None:
         row["parser_memory"] = task.memory.to_json()
     return {**row, "key": task.state.task_id}
@@ -53,6 +56,7 @@ def task_from_row(row: RowMapping) -> TaskState:
     values["status"] = TaskStatus(values["status"])
     values["warnings"] = tuple(values["warnings"])
     values["percents"] = frozenset(values["percents"] or ())
+    values["history"] = tuple(Transition.from_json(each) for each in values["history"] or ())
     return TaskState(**values)
 
 
@@ -70,11 +74,13 @@ def entry_row(entry: LogEntry) -> dict[str, Any]:
         "status": change.status.value if change else None,
         "reason": change.reason if change else None,
         "parsed": entry.parsed,
+        "attempt": entry.attempt,
     }
 
 
 def entry_from_row(row: RowMapping) -> LogEntry:
-    change = None if row["status"] is None else StatusChange(TaskStatus(row["status"]), row["reason"])
+    status = None if row["status"] is None else TaskStatus(row["status"])
+    change = None if status is None else StatusChange(status, row["reason"] or usual_reason(status))
     return LogEntry(
         task_id=row["task_id"],
         level=row["level"],
@@ -85,6 +91,7 @@ def entry_from_row(row: RowMapping) -> LogEntry:
         change=change,
         timestamp=row["timestamp"],
         seq=row["seq"],
+        attempt=row["attempt"],
         parsed=row["parsed"],
     )
 
@@ -103,4 +110,5 @@ def point_rows(entry: LogEntry) -> Iterator[dict[str, Any]]:
                 "epoch": epoch,
                 "step": entry.step,
                 "value": value,
+                "attempt": entry.attempt,
             }

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """Newest migration; a store at this revision is opened without importing Alembic."""
 
 _RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -74,6 +74,8 @@ tasks = Table(
     Column("percents", JSON(none_as_null=True)),
     Column("log_position", BigInteger),
     Column("parser_memory", JSON(none_as_null=True)),
+    Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("history", JSON(none_as_null=True)),
     Column("last_seq", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -96,6 +98,7 @@ log_entries = Table(
     Column("status", String(16)),
     Column("reason", String(64)),
     Column("parsed", Boolean, nullable=False, server_default=true()),
+    Column("attempt", Integer, nullable=False, server_default="1"),
     UniqueConstraint("task_id", "seq", name="uq_log_entries_task_id_seq"),
     sqlite_autoincrement=True,  # else the numbers of deleted rows would be used again
 )
@@ -109,5 +112,6 @@ metric_points = Table(
     Column("epoch", Double),
     Column("step", BigInteger),
     Column("value", Double),
+    Column("attempt", Integer, nullable=False, server_default="1"),
     sqlite_with_rowid=False,
 )

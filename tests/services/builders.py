@@ -7,6 +7,7 @@ from typing import Any
 
 from models.schemas import TaskStatus
 from services.log_entry import LogEntry, StatusChange
+from services.state_machine import usual_reason
 from services.task_state import TaskState
 
 MOMENT = datetime(2025, 10, 29, 2, 0, tzinfo=UTC)
@@ -31,9 +32,12 @@ def line(message: str = "a line", task_id: str = "t", **changes: Any) -> LogEntr
     return LogEntry(**{"task_id": task_id, "level": "INFO", "message": message, **changes})
 
 
-def turn(status: TaskStatus, task_id: str = "t", **change: str | None) -> LogEntry:
-    """The line with which a task takes a status."""
-    return line(f"now {status}", task_id, change=StatusChange(status, **change))
+def turn(
+    status: TaskStatus, task_id: str = "t", reason: str | None = None, *, attempt: int = 0, **change: str | None
+) -> LogEntry:
+    """The line with which a task takes a status, for its usual reason if no other is given."""
+    why = reason or usual_reason(status)
+    return line(f"now {status}", task_id, change=StatusChange(status, why, **change), attempt=attempt)
 
 
 def fold(state: TaskState, *entries: LogEntry) -> TaskState:

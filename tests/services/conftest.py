@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -47,3 +48,9 @@ def start(service: TrainingService, body: dict[str, Any]) -> START:
         return service.start_training(TrainingRequest(**{**body, **changes}))
 
     return ask
+
+
+@pytest.fixture
+def image_copy(image_folders: Path, tmp_path: Path) -> Path:
+    """Image folders that a test may change."""
+    return Path(shutil.copytree(image_folders, tmp_path / "images"))

@@ -160,9 +160,16 @@ class TestWireForm:
     @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
     def test_the_last_line_shows_how_the_task_ended(self, status: str) -> None:
         entry = turn(TaskStatus(status))
-        assert to_wire(entry).keys() == {"timestamp", "level", "message", "status"}
         assert to_wire(entry)["status"] == status
         assert entry.is_last
+
+    def test_a_training_that_has_completed_needs_no_reason(self) -> None:
+        assert to_wire(turn(TaskStatus.COMPLETED)).keys() == {"timestamp", "level", "message", "status"}
+
+    def test_the_last_line_of_an_earlier_attempt_is_not_the_last_of_the_task(self) -> None:
+        entry = turn(TaskStatus.FAILED, reason="diverged", attempt=2)
+        assert to_wire(entry, 2)["status"] == "failed"
+        assert to_wire(entry, 3).keys() == {"timestamp", "level", "message", "attempt"}
 
     def test_the_last_line_shows_why(self) -> None:
         entry = line(change=StatusChange(TaskStatus.FAILED, "diverged", "The loss is NaN.", "cuda:0"))
@@ -171,7 +178,11 @@ class TestWireForm:
 
     def test_every_key_is_one_of_the_published_model(self) -> None:
         entry = line(
-            metrics={"train_loss": 0.5}, step=1, stage="training", change=StatusChange(TaskStatus.FAILED, "diverged")
+            metrics={"train_loss": 0.5},
+            step=1,
+            stage="training",
+            change=StatusChange(TaskStatus.FAILED, "diverged"),
+            attempt=2,
         )
         wire = to_wire(entry)
         assert wire.keys() == DetailedLogEntry.model_fields.keys()

@@ -45,9 +45,10 @@ def printing(*lines: str) -> Callable[[Run, logging.Logger, SHOULD_STOP], None]:
 
 
 def points(service: TrainingService, task_id: str) -> list[tuple[Any, ...]]:
-    query = select(metric_points).where(metric_points.c.task_id == task_id).order_by("name", "seq")
+    columns = [metric_points.c[name] for name in ("name", "seq", "epoch", "step", "value")]
+    query = select(*columns).where(metric_points.c.task_id == task_id).order_by("name", "seq")
     with service._database.engine.connect() as connection:
-        return [tuple(row)[1:] for row in connection.execute(query)]
+        return [tuple(row) for row in connection.execute(query)]
 
 
 def said(service: TrainingService, task_id: str) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from trainer.errors import TrainingStopped
 
 
 class TestEndOfTheService:
-    def test_running_trainings_are_interrupted_and_the_queue_is_kept(
+    def test_running_trainings_go_back_to_the_queue_which_is_kept(
         self, service: TrainingService, start: START, executor: ScriptedExecutor, settings: Settings
     ) -> None:
         executor.hold()
@@ -42,14 +42,25 @@ class TestEndOfTheService:
 
         later = ScriptedExecutor()
         with closing(build_service(settings, later)) as again:
-            state = again.get_task(running)
-            assert (state.status, state.reason) == (TaskStatus.FAILED, "interrupted")
-            assert state.error == "The service ended during this training."
-            assert history(again, running)[-2:] == ["The service ended during this training.", LAST_MESSAGE]
-            for task_id in ("third", "second"):
+            for task_id in ("third", "second", running):
                 assert wait_for_end(again, task_id).status is TaskStatus.COMPLETED
-            assert [run.request.task_id for run in later.started] == ["second", "third"]
-            assert later.started[1].output_dir.is_dir()
+            runs = {run.task_id: run for run in later.started}
+            assert list(runs) == ["second", running, "third"]
+            assert runs["third"].output_dir.is_dir()
+            assert {task_id: run.attempt for task_id, run in runs.items()} == {"second": 1, running: 2, "third": 1}
+            assert runs[running].output_dir == executor.started[0].output_dir
+            assert runs[running].run_dir != executor.started[0].run_dir
+            state = again.get_task(running)
+            assert [(each.status.value, each.reason, each.attempt) for each in state.history] == [
+                ("pending", "accepted", 1),
+                ("running", "device_free", 1),
+                ("queued", "interrupted", 2),
+                ("running", "device_free", 2),
+                ("completed", "finished", 2),
+            ]
+            assert "The service ended during this training. It goes on at its last checkpoint." in history(
+                again, running
+            )
 
     def test_a_service_that_is_told_to_end_starts_nothing_more(
         self, service: TrainingService, start: START, executor: ScriptedExecutor, settings: Settings
@@ -59,8 +70,8 @@ class TestEndOfTheService:
         wait_for(service, running, "Holding")
         start(task_id="waiting")
         service.interrupt()
-        state = wait_for_end(service, running)
-        assert (state.status, state.reason) == (TaskStatus.FAILED, "interrupted")
+        wait_for(service, running, "The service ended during this training. It goes on at its last checkpoint.")
+        assert (service.get_task(running).status, service.get_task(running).reason) == (TaskStatus.QUEUED, "interrupted")
         with pytest.raises(StorageUnavailable, match="shutting down"):
             start(task_id="late")
         assert service.close()
@@ -69,6 +80,7 @@ class TestEndOfTheService:
         later = ScriptedExecutor()
         with closing(build_service(settings, later)) as again:
             assert wait_for_end(again, "waiting").status is TaskStatus.COMPLETED
+            assert wait_for_end(again, running).status is TaskStatus.COMPLETED
             assert rows(again) == ["waiting", running]
 
     def test_a_training_that_its_user_had_stopped_is_cancelled(
@@ -138,8 +150,7 @@ class TestEndOfTheService:
             free.set()
             threads[0].join(TIMEOUT_S)
             wait_for_end(again, "waiting")
-            state = again.get_task(task_id)
-            assert (state.status, state.reason) == (TaskStatus.FAILED, "interrupted")
+            assert wait_for_end(again, task_id).attempt == 2
             assert history(again, task_id)[-1] == LAST_MESSAGE
             assert "Train Loss: 0.1" not in history(again, task_id)
         assert len(executor.started) == 1
@@ -147,7 +158,7 @@ class TestEndOfTheService:
     def waiting(self, service: TrainingService, start: START, executor: ScriptedExecutor, **changes: Any) -> str:
         """A task that waits when the service ends."""
         executor.hold()
-        wait_for(service, start(device=changes.get("device", "cpu")).task_id, "Holding")
+        wait_for(service, start(device=changes.get("device", "cpu"), max_restarts=0).task_id, "Holding")
         state = start(task_id="waiting", **changes)
         assert state.status is TaskStatus.QUEUED
         assert service.close()
@@ -230,7 +241,7 @@ class TestEndOfTheService:
 
     def test_viewers_see_the_end(self, service: TrainingService, start: START, executor: ScriptedExecutor) -> None:
         executor.hold()
-        task_id = start().task_id
+        task_id = start(max_restarts=0).task_id
 
         async def watch() -> list[Frame]:
             viewer = asyncio.create_task(follow(service, task_id))
@@ -362,8 +373,10 @@ class TestWhatOutlivesTheService:
         with closing(build_service(settings, executor)) as service:
             service.start_training(TrainingRequest(**body, task_id="t"))
         changed = settings.model_copy(update={"executor": "process"})
-        with closing(build_service(changed, ScriptedExecutor())) as again:
-            assert again.get_task("t").reason == "interrupted"
+        later = ScriptedExecutor()
+        with closing(build_service(changed, later)) as again:
+            wait_for_end(again, "t")
+            assert [run.attempt for run in later.started] == [2]
 
     def test_a_viewer_of_before_goes_on_where_it_was(
         self, settings: Settings, lives: Lives, process: TrainingRequest
@@ -428,12 +441,12 @@ def test_what_a_viewer_has_seen_survives_kill_9(settings: Settings, body: dict[s
     executor = ScriptedExecutor()
     with closing(build_service(settings, executor)) as again:
         assert wait_for_end(again, "waiting").status is TaskStatus.COMPLETED
-        state = again.get_task("running")
-        assert (state.status, state.reason) == (TaskStatus.FAILED, "interrupted")
+        state = wait_for_end(again, "running")
         stored = asyncio.run(follow(again, "running"))
         assert stored[:300] == seen
         assert [frame.id for frame in stored] == list(range(1, len(stored) + 1))
-        assert messages(stored)[-2:] == ["The service ended during this training.", LAST_MESSAGE]
-        last_epoch = max(frame.entry["metrics"]["epoch"] for frame in stored if "metrics" in frame.entry)
-        assert state.latest_metrics["epoch"] == last_epoch
-        assert [run.request.task_id for run in executor.started] == ["waiting"]
+        cut = messages(stored).index("The service ended during this training. It goes on at its last checkpoint.")
+        assert {frame.entry.get("attempt") for frame in stored[:cut]} == {None}
+        assert {frame.entry.get("attempt") for frame in stored[cut:]} == {2}
+        assert (state.status, state.latest_metrics["epoch"]) == (TaskStatus.COMPLETED, 2)
+        assert [run.request.task_id for run in executor.started] == ["running", "waiting"]

@@ -1,7 +1,7 @@
 """The whole service against a few lines of Python that say what it must do.
 
-Whatever order trainings start, speak, stop, fail and end in, whoever watches and leaves and comes back, and
-however often the service itself ends and begins again: a task's lines are numbered 1, 2, 3, ...; every
+Whatever order trainings start, speak, stop, fail, end and are resumed in, whoever watches and leaves and comes
+back, and however often the service itself ends and begins again: a task's lines are numbered 1, 2, 3, ...; every
 viewer sees each of them once; and at any moment the status is what the lines up to `last_seq` say.
 """
 
@@ -42,6 +42,8 @@ from trainer.errors import TrainingFailed, TrainingStopped
 PLACES = 2
 """Trainings at a time."""
 EPOCHS = 9
+RESTARTS = 2
+"""How often a training goes on by itself."""
 ENDED = ("completed", "failed", "cancelled")
 
 Order = Callable[[logging.Logger], None]
@@ -157,6 +159,8 @@ class Task:
 
     task_id: str
     status: str = "queued"
+    attempt: int = 1
+    restarts: int = 0
     said: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     """Its trainer's lines, and the metrics that each must have."""
     epoch: dict[str, float] = field(default_factory=dict)
@@ -170,6 +174,10 @@ class Task:
             self.epoch = metrics
         self.said.append((text, {**self.epoch, **metrics} if metrics else {}))
 
+    def begin_again(self) -> None:
+        self.status, self.epoch = "queued", {}
+        self.attempt += 1
+
 
 def claims(state: TaskState) -> dict[str, Any]:
     """What a status says that its log must say too."""
@@ -179,7 +187,8 @@ def claims(state: TaskState) -> dict[str, Any]:
         "progress": state.progress,
         "stage": state.stage,
         "ended": state.status.value if state.status.is_terminal else None,
-        "reason": state.reason if state.status.is_terminal else None,
+        "reason": state.reason if state.status.is_terminal and state.reason != "finished" else None,
+        "attempt": state.attempt,
     }
 
 
@@ -190,11 +199,14 @@ def what_lines_say(history: list[Frame]) -> dict[str, Any]:
     for _, entry in history:
         if "metrics" not in entry:
             continue
+        epoch_before = metrics.get("epoch", 0)
         metrics |= entry["metrics"]
         if "epoch" in metrics:
             epoch_is_over = entry["stage"] in {"validation", "epoch_end"}
             epochs_done = metrics["epoch"] if epoch_is_over else metrics["epoch"] - 1
-            progress = max(progress, min(99, 100 * epochs_done // EPOCHS))
+            done = min(99, 100 * epochs_done // EPOCHS)
+            goes_back = "attempt" in entry and metrics["epoch"] < epoch_before
+            progress = done if goes_back else max(progress, done)
     last = history[-1].entry if history else {"stage": "training"}
     return {
         "metrics": metrics,
@@ -203,7 +215,12 @@ def what_lines_say(history: list[Frame]) -> dict[str, Any]:
         "stage": last["stage"],
         "ended": last.get("status"),
         "reason": last.get("reason"),
+        "attempt": last.get("attempt", 1),
     }
+
+
+def without_end(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in {"status", "reason"}}
 
 
 EPOCH = st.integers(1, EPOCHS)
@@ -277,7 +294,9 @@ class ServiceMachine(RuleBasedStateMachine):
         self.puppets.expect(task.task_id)
         save_path = str(self.folder / "runs")
         self.service.start_training(
-            TrainingRequest(**{**self.request, "task_id": task.task_id, "save_path": save_path})
+            TrainingRequest(
+                **{**self.request, "task_id": task.task_id, "save_path": save_path, "max_restarts": RESTARTS}
+            )
         )
         self.tasks[task.task_id] = task
         self.touched.add(task.task_id)
@@ -310,6 +329,26 @@ class ServiceMachine(RuleBasedStateMachine):
         task = self.draw_task(data, "running", "queued")
         self.service.stop_training(task.task_id)
         self.expect_end(task, "cancelled")
+
+    @precondition(lambda self: self.having("failed", "cancelled"))
+    @rule(data=st.data())
+    def resume(self, data: st.DataObject) -> None:
+        """The last line of the run before is no end any more, for whoever reads it from now on."""
+        task = self.draw_task(data, "failed", "cancelled")
+        self.puppets.expect(task.task_id)
+        self.service.resume_training(task.task_id)
+        task.viewers.clear()
+        task.visits = [Frame(number, without_end(entry)) for number, entry in task.visits]
+        task.restarts = 0
+        task.begin_again()
+        self.fill_places()
+
+    @precondition(lambda self: self.having("queued", "running", "completed"))
+    @rule(data=st.data())
+    def resume_in_vain(self, data: st.DataObject) -> None:
+        task = self.draw_task(data, "queued", "running", "completed")
+        with pytest.raises(TaskConflict):
+            self.service.resume_training(task.task_id)
 
     @precondition(lambda self: self.having(*ENDED))
     @rule(data=st.data())
@@ -354,9 +393,13 @@ class ServiceMachine(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """The service ends and another begins on the same store: what ran has failed, what waited goes on."""
+        """The service ends and another begins on the same store: what ran begins again, as often as it may."""
         assert self.service.close()
         for task in self.having("running"):
+            task.restarts += 1
+            if task.restarts <= RESTARTS:
+                task.begin_again()
+                continue
             for viewer in task.viewers:
                 viewer.see_the_end()
             task.status = "failed"

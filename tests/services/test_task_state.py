@@ -32,6 +32,9 @@ ALLOWED = {
     ("stopping", "completed"),
     ("stopping", "failed"),
     ("stopping", "cancelled"),
+    ("running", "queued"),
+    ("failed", "queued"),
+    ("cancelled", "queued"),
 }
 """The life of a task, arrow by arrow."""
 DOCUMENTED_KEYS = {
@@ -207,7 +210,7 @@ class TestStatus:
         stopping = fold(RUNNING, turn(TaskStatus.STOPPING, reason="user_stop"))
         assert stopping.reason == "user_stop"
         assert fold(stopping, line()).reason == "user_stop"
-        assert fold(stopping, turn(TaskStatus.COMPLETED)).reason is None
+        assert fold(stopping, turn(TaskStatus.COMPLETED)).reason == "finished"
         failed = fold(stopping, turn(TaskStatus.FAILED, reason="diverged", error="The loss is NaN."))
         assert (failed.reason, failed.error) == ("diverged", "The loss is NaN.")
 

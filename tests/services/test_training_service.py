@@ -47,7 +47,7 @@ class TestTraining:
             "Training complete.",
             "任务结束",
         ]
-        assert (state.status, state.reason, state.error) == (TaskStatus.COMPLETED, None, None)
+        assert (state.status, state.reason, state.error) == (TaskStatus.COMPLETED, "finished", None)
         assert (state.progress, state.current_epoch, state.total_epochs) == (100, 2, 2)
         assert state.latest_metrics == {
             "epoch": 2,
@@ -271,7 +271,7 @@ class TestQueue:
         service.stop_training(task_id)
         finish.set()
         state = wait_for_end(service, task_id)
-        assert (state.status, state.reason, state.progress) == (TaskStatus.COMPLETED, None, 100)
+        assert (state.status, state.reason, state.progress) == (TaskStatus.COMPLETED, "finished", 100)
 
     def test_a_task_that_has_ended_cannot_be_stopped(self, service: TrainingService, start: START) -> None:
         task_id = start().task_id

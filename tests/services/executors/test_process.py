@@ -374,7 +374,7 @@ class TestRestart:
         its_supervisor = supervisor(first)
         record.write_text(json.dumps(json.loads(record.read_bytes()) | {"boot": "an earlier one"}))
         second = Task(ProcessExecutor(), first.resumed())
-        assert failure(second)[0] == "supervisor_lost"
+        assert failure(second)[0] == "interrupted"
         assert its_supervisor.is_running(), "that pid is another process's by now"
         its_supervisor.terminate()
         wait_until_dead(its_supervisor)

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,7 +79,13 @@ def test_the_trainer_gets_what_the_service_has_chosen(trainer: FakeTrainer, run:
         "device": "cuda:1",
         "logger": LOGGER,
         "should_stop": bool,
+        "resume": False,
     }
+
+
+def test_a_later_attempt_goes_on_at_the_checkpoint_of_the_one_before(trainer: FakeTrainer, run: Run) -> None:
+    train(replace(run, attempt=2))
+    assert trainer.called_with["resume"] is True
 
 
 @pytest.mark.parametrize("failure", [TrainingStopped(), TrainingFailed("diverged", "The loss is NaN."), ValueError()])

@@ -1,0 +1,67 @@
+"""Whether a task can go on where it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from models.schemas import AnyRequest, TaskStatus, TrainingRequest
+from services.checks import check_allowed, find_problems, resolve_device
+from services.devices import Gpu
+from services.errors import InvalidRequest, TaskConflict
+from services.paths import PathPolicy
+from services.requests import from_stored, problems_in_words
+from services.task_state import IMPORT, TaskState
+from trainer.checkpoint_file import LAST, find_damage
+
+
+def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequence[Gpu]]) -> None:
+    """Look at everything that the next attempt will need. Reads the whole checkpoint.
+
+    Raises:
+        TaskConflict: it cannot be resumed; the code says why.
+        InvalidRequest: what it was asked to do is not possible any more.
+        PathForbidden: a path of it is outside the configured roots now.
+    """
+    refuse_unless_ended_early(state)
+    request = _training_request(state)
+    check_allowed(request, paths, allow_commands=False)
+    _, device_problem = resolve_device(request, gpus)
+    if problems := [*device_problem, *find_problems(request)]:
+        raise InvalidRequest.from_problems(problems)
+    output_dir = Path(state.output_dir)
+    if not output_dir.is_dir():
+        detail = f"{state.output_dir} is gone, and the checkpoint with it: start a new training."
+        raise TaskConflict(detail, code="checkpoint_missing")
+    checkpoint = output_dir / LAST
+    damage = find_damage(checkpoint) if checkpoint.exists() else None
+    if damage is not None:
+        detail = (
+            f"{checkpoint} is damaged: {damage}. Put a sound copy in its place, or remove it to begin with the first epoch."
+        )
+        raise TaskConflict(detail, code="checkpoint_damaged")
+
+
+def refuse_unless_ended_early(state: TaskState) -> None:
+    """Raises: TaskConflict: the task goes on by itself, or has nothing left to do."""
+    if not state.status.is_terminal:
+        detail = f"Task {state.task_id!r} has not ended ({state.status.value}): there is nothing to resume."
+        raise TaskConflict(detail, code="task_active")
+    if state.status is TaskStatus.COMPLETED:
+        detail = f"Task {state.task_id!r} has completed. Start another with its checkpoint as weight_path."
+        raise TaskConflict(detail, code="task_completed")
+
+
+def _training_request(state: TaskState) -> AnyRequest:
+    try:
+        request = from_stored(state)
+    except ValidationError as error:
+        detail = f"This release does not take the request of task {state.task_id!r}: {problems_in_words(error)}"
+        raise TaskConflict(detail, code="not_resumable") from error
+    if isinstance(request, TrainingRequest):
+        return request
+    what = "reads a log file" if state.task_type == IMPORT else "runs a command, which keeps checkpoints of its own"
+    detail = f"Task {state.task_id!r} {what}: start it again, by the means that it has itself."
+    raise TaskConflict(detail, code="not_resumable")
