@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pynvml
@@ -15,10 +16,22 @@ FILE = "file"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU by the index that torch gives it."""
+    """A GPU by the index that torch gives it. Memory is in bytes.
+
+    Attributes:
+        model: as the driver calls it, where it says.
+        memory_total: where it is known.
+    """
 
     name: str
     memory_used: int
+    memory_total: int | None = None
+    model: str | None = None
+
+
+def is_gpu(device: str) -> bool:
+    """Whether `cuda` or `cuda:N` is meant."""
+    return device.partition(":")[0] == ANY_GPU
 
 
 def list_gpus() -> list[Gpu]:
@@ -29,14 +42,19 @@ def list_gpus() -> list[Gpu]:
         return []
     try:
         handles = _visible_handles()
-        return [
-            Gpu(name=f"cuda:{index}", memory_used=int(pynvml.nvmlDeviceGetMemoryInfo(handle).used))
-            for index, handle in enumerate(handles)
-        ]
+        return [_describe(index, handle) for index, handle in enumerate(handles)]
     except pynvml.NVMLError:
         return []
     finally:
         pynvml.nvmlShutdown()
+
+
+def _describe(index: int, handle: object) -> Gpu:
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    model = None
+    with suppress(pynvml.NVMLError):  # nothing depends on it
+        model = str(pynvml.nvmlDeviceGetName(handle))
+    return Gpu(f"cuda:{index}", memory_used=int(memory.used), memory_total=int(memory.total), model=model)
 
 
 def _visible_handles() -> list[object]:

@@ -16,6 +16,7 @@ class ServiceError(Exception):
 
     status_code = 400
     code = "bad_request"
+    retry_after_s: int | None = None
 
     def __init__(self, detail: str, *, code: str | None = None, errors: Sequence[FieldProblem] = ()) -> None:
         super().__init__(detail)
@@ -69,6 +70,20 @@ class CommandsDisabled(ServiceError, PermissionError):
 
     def __init__(self) -> None:
         super().__init__("This service runs no commands. Whoever runs it can set ALLOW_COMMANDS=true and restart it.")
+
+
+class QueueFull(ServiceError, RuntimeError):
+    """So much waits already that one more would only hide that nobody gets to it. Try again later."""
+
+    status_code = 429
+    code = "queue_full"
+    retry_after_s = 30
+
+    def __init__(self, waiting: int, allowed: int) -> None:
+        super().__init__(
+            f"The queue is full ({waiting} tasks wait, MAX_QUEUED is {allowed}): this one was not taken. Try again "
+            "later, or stop one that waits: GET /api/v2/training?status=queued lists them."
+        )
 
 
 class StorageUnavailable(ServiceError, OSError):

@@ -196,7 +196,7 @@ class TrainingService(BaseService):
             return
         if device == CPU and state.device != CPU:
             self._note(LogEntry(task_id, "WARNING", NO_GPU))
-        self._scheduler.add(task_id, priority=state.priority, device=device)
+        self._scheduler.add(task_id, priority=state.priority, created_at=state.created_at, device=device)
 
     def _training(self, state: TaskState, request: AnyRequest, memory: Memory | None = None) -> _Training:
         readable = LogReading() if check_reading(request) else request  # an older release let another one in
@@ -279,7 +279,9 @@ class TrainingService(BaseService):
             self._note(first)
             for warning in warnings:
                 self._note(LogEntry(state.task_id, "WARNING", warning))
-            self._scheduler.add(state.task_id, priority=request.priority, device=state.device)
+            self._scheduler.add(
+                state.task_id, priority=request.priority, created_at=state.created_at, device=state.device
+            )
             self._limit_time(state.task_id)
             self._dispatch()
 

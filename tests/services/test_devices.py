@@ -26,6 +26,7 @@ class Driver:
             "nvmlDeviceGetHandleByIndex",
             "nvmlDeviceGetUUID",
             "nvmlDeviceGetMemoryInfo",
+            "nvmlDeviceGetName",
         ):
             patch.setattr(pynvml, name, self._call(name))
 
@@ -57,6 +58,9 @@ class Driver:
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802
         return SimpleNamespace(total=1000, free=1000 - MEMORY[handle], used=MEMORY[handle])
 
+    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
+        return f"Model {handle}"
+
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
@@ -65,7 +69,16 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 
 def test_gpus_are_named_as_torch_names_them_with_the_memory_in_use(driver: Driver) -> None:
-    assert list_gpus() == [Gpu("cuda:0", 100), Gpu("cuda:1", 200), Gpu("cuda:2", 300)]
+    assert list_gpus() == [
+        Gpu("cuda:0", 100, 1000, "Model 0"),
+        Gpu("cuda:1", 200, 1000, "Model 1"),
+        Gpu("cuda:2", 300, 1000, "Model 2"),
+    ]
+
+
+def test_a_gpu_whose_driver_does_not_say_its_model_is_used_all_the_same(driver: Driver) -> None:
+    driver.broken = "nvmlDeviceGetName"
+    assert list_gpus()[0] == Gpu("cuda:0", 100, 1000, None)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +104,9 @@ def test_cuda_visible_devices_decides_which_gpus_there_are_and_in_which_order(
     driver: Driver, monkeypatch: pytest.MonkeyPatch, visible: str, memory: list[int]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert list_gpus() == [Gpu(f"cuda:{index}", used) for index, used in enumerate(memory)]
+    assert [(gpu.name, gpu.memory_used) for gpu in list_gpus()] == [
+        (f"cuda:{index}", used) for index, used in enumerate(memory)
+    ]
 
 
 @pytest.mark.parametrize(
