@@ -68,6 +68,7 @@ class LogEntry:
         warns: the message stands among the task's warnings.
         attempt: the run of the task that it belongs to, from 1; 0 for the one that is on. The line that puts a
             task back into the queue is the first one of the next attempt.
+        priority: the task's from this line on, where it changes it. Stored with the task.
     """
 
     task_id: str
@@ -85,6 +86,7 @@ class LogEntry:
     memory: Memory | None = field(default=None, compare=False, repr=False)
     percents: frozenset[str] = field(default=frozenset(), compare=False)
     warns: bool = field(default=False, compare=False)
+    priority: int | None = field(default=None, compare=False)
 
     @property
     def is_last(self) -> bool:

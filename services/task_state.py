@@ -73,6 +73,8 @@ class TaskState:
                 fold.turn(entry.change, entry.timestamp)
             if entry.warns:
                 fold.warnings = (*fold.warnings, entry.message)
+            if entry.priority is not None:
+                fold.prefer(entry.priority)
         if not stored:
             return self, stored
         return replace(self, last_seq=seq, stage=stage, updated_at=stored[-1].timestamp, **fold.changes()), stored
@@ -124,7 +126,7 @@ class _Fold:
 
     __slots__ = (
         *("attempt", "current_epoch", "device", "error", "history", "latest_metrics", "percents", "progress"),
-        *("reason", "status", "total_epochs", "warnings"),
+        *("priority", "reason", "request", "status", "total_epochs", "warnings"),
     )
 
     def __init__(self, state: TaskState) -> None:
@@ -140,6 +142,8 @@ class _Fold:
         self.latest_metrics = state.latest_metrics
         self.percents = state.percents
         self.warnings = state.warnings
+        self.priority = state.priority
+        self.request = state.request
 
     def changes(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -158,6 +162,10 @@ class _Fold:
         percents = percent_families(metrics, entry.percents)
         if not percents <= self.percents:
             self.percents |= percents
+
+    def prefer(self, priority: int) -> None:
+        """As if it had been asked for with this priority."""
+        self.priority, self.request = priority, {**self.request, "priority": priority}
 
     def turn(self, change: StatusChange, at: datetime) -> None:
         assert may_follow(self.status, change.status), f"{self.status} cannot become {change.status}"

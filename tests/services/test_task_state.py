@@ -74,6 +74,15 @@ def any_lines(draw: st.DrawFn) -> list[LogEntry]:
     ]
 
 
+def test_a_line_that_changes_the_priority_changes_what_was_asked_for() -> None:
+    """So a status shows it, and a later service queues the task by it."""
+    before = task_state(status=TaskStatus.QUEUED)
+    after = fold(before, line(priority=1), line())
+    assert (after.priority, after.request) == (1, {**before.request, "priority": 1})
+    assert "priority" not in wire(before.to_response())
+    assert wire(after.to_response())["priority"] == 1
+
+
 class TestLines:
     def test_lines_are_numbered_from_one(self) -> None:
         state, numbers = RUNNING, []

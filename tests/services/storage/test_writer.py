@@ -521,11 +521,13 @@ class TestReadingOn:
         )
         desk.submit(line("plain")).result(TIMEOUT_S)
         desk.submit(line("told", warns=True)).result(TIMEOUT_S)
-        plain, told = updates
-        for column in ("request", "warnings", "latest_metrics", "parser_memory"):
+        desk.submit(line("moved", priority=1)).result(TIMEOUT_S)
+        plain, told, moved = updates
+        for column in ("request", "warnings", "latest_metrics", "parser_memory", "priority"):
             assert column not in plain
         assert "warnings" in told
         assert "request" not in told
+        assert "priority" in moved
 
 
 class TestReparse:
