@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.log_entry import LogEntry
@@ -30,6 +31,13 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
+class SetLimits:
+    """Remember the limits of these devices; `None` forgets one."""
+
+    limits: Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Reparse:
     """Replace what a task's lines say by what they say on another reading. A batch of its own.
 
@@ -41,7 +49,7 @@ class Reparse:
     memory: Memory | None = field(repr=False)
 
 
-Operation = LogEntry | CreateTask | DeleteTask | Flush | Reparse
+Operation = LogEntry | CreateTask | DeleteTask | Flush | SetLimits | Reparse
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from services.log_entry import LogEntry
 from services.parsing import Memory
 from services.storage.database import Database
 from services.storage.rows import entry_from_row, task_from_row
-from services.storage.tables import log_entries, tasks
+from services.storage.tables import device_limits, log_entries, tasks
 from services.task_state import TaskState
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,12 @@ class Store:
         with self._reading() as connection:
             position, memory = connection.execute(query).one()
         return position or 0, None if memory is None else Memory.from_json(memory)
+
+    def device_limits(self) -> dict[str, int]:
+        """Limits of devices that were set while the service ran."""
+        query = select(device_limits.c.device, device_limits.c.limit)
+        with self._reading() as connection:
+            return {row.device: row.limit for row in connection.execute(query)}
 
     def _tasks(self, query: Select[tuple[object, ...]]) -> list[tuple[int, TaskState]]:
         with self._reading() as connection:

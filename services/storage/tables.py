@@ -3,6 +3,7 @@
 Times are stored in UTC. `log_entries.id` grows over all tasks, `(task_id, seq)` counts 1, 2, 3, ... within
 one; a metric point carries the sequence number of the line it was read from. `tasks.percents` lists the families
 of accuracies that are percent; `log_position` and `parser_memory` say where and how a log is read on.
+`device_limits` holds only the limits that were set while the service ran; they win over its settings.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """Newest migration; a store at this revision is opened without importing Alembic."""
 
 _RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -114,4 +115,11 @@ metric_points = Table(
     Column("value", Double),
     Column("attempt", Integer, nullable=False, server_default="1"),
     sqlite_with_rowid=False,
+)
+
+device_limits = Table(
+    "device_limits",
+    metadata,
+    Column("device", String(32), primary_key=True),
+    Column("limit", Integer, nullable=False),
 )

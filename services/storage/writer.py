@@ -24,7 +24,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 from services.errors import ServiceError, StorageUnavailable, StoreInUse, TaskConflict
 from services.log_entry import LogEntry, encode_frame, to_wire
 from services.storage.database import Database
-from services.storage.operations import Committed, CreateTask, DeleteTask, Flush, Operation, Reparse
+from services.storage.limits import write_limits
+from services.storage.operations import Committed, CreateTask, DeleteTask, Flush, Operation, Reparse, SetLimits
 from services.storage.reparse import write_reparse
 from services.storage.rows import changed_task_row, entry_row, new_task_row, point_rows
 from services.storage.tables import log_entries, metric_points, tasks
@@ -213,6 +214,7 @@ class Writer:
         created: dict[str, TaskState] = {}
         lines: defaultdict[str, list[LogEntry]] = defaultdict(list)
         deleted: list[str] = []
+        limits: dict[str, int | None] = {}
         for operation in operations:
             match operation:
                 case LogEntry(task_id=task_id):
@@ -221,19 +223,23 @@ class Writer:
                     created[state.task_id] = state
                 case DeleteTask(task_id):
                     deleted.append(task_id)
+                case SetLimits(changed):
+                    limits |= changed
                 case _:
                     pass
         committed = [Committed(state, state) for task_id, state in created.items() if task_id not in lines]
         committed += [
             _fold(created.get(task_id) or self._states(task_id), entries) for task_id, entries in lines.items()
         ]
-        if not (created or lines or deleted) or (again and self._is_stored(committed)):
+        if not (created or lines or deleted or limits) or (again and self._is_stored(committed)):
             return committed
         entries = [entry_row(entry) for task in committed for entry in task.entries]
         points = [point for task in committed for entry in task.entries for point in point_rows(entry)]
         with self._database.writing() as connection:
             for task_id in deleted:
                 connection.execute(tasks.delete().where(tasks.c.task_id == task_id))
+            if limits:
+                write_limits(connection, limits)
             if created:
                 connection.execute(_INSERT_TASK, [new_task_row(state) for state in created.values()])
             if entries:

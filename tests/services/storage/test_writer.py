@@ -19,7 +19,7 @@ from services.log_entry import LogEntry
 from services.parsing import Memory
 from services.rereading import Rereading
 from services.storage.database import Database
-from services.storage.operations import Committed, CreateTask, DeleteTask, Operation, Reparse
+from services.storage.operations import Committed, CreateTask, DeleteTask, Operation, Reparse, SetLimits
 from services.storage.store import Store
 from services.storage.tables import metadata, metric_points
 from services.storage.writer import MAX_BATCH, UNSTORABLE, Writer
@@ -284,7 +284,7 @@ class TestDeletion:
             desk.writer.submit(line("with metrics", task_id, metrics={"train_loss": 1, "val_loss": 2}))
         desk.submit(DeleteTask("t")).result(TIMEOUT_S)
         with database.engine.connect() as connection:
-            for table in metadata.sorted_tables:
+            for table in (table for table in metadata.sorted_tables if "task_id" in table.c):
                 owners = connection.scalars(select(table.c.task_id).distinct()).all()
                 assert owners == ["kept"], table.name
             assert connection.scalar(select(func.count()).select_from(metric_points)) == 2
@@ -625,3 +625,23 @@ class TestPoints:
             ("t", "train_loss", 1, 2.0, 40, 0.5),
             ("t", "my_own", 2, None, None, 1.5),
         ]
+
+
+class TestLimits:
+    def test_the_last_ones_of_each_device_are_kept(self, desk: Desk, reader: Store) -> None:
+        assert reader.device_limits() == {}
+        with desk.held():
+            for limits in ({"cpu": 2, "cuda:0": 0}, {"cuda:0": 3, "cuda:1": None}):
+                done = desk.submit(SetLimits(limits))
+        done.result(TIMEOUT_S)
+        assert reader.device_limits() == {"cpu": 2, "cuda:0": 3}
+        desk.submit(SetLimits({"cpu": None})).result(TIMEOUT_S)
+        assert reader.device_limits() == {"cuda:0": 3}
+
+    def test_they_are_set_once_the_store_takes_writes_again(self, store: EmptyStore, desk: Desk, reader: Store) -> None:
+        with store.refusing_writes():
+            done = desk.submit(SetLimits({"cpu": 2}))
+            with pytest.raises(TimeoutError):
+                done.result(0.2)
+        done.result(TIMEOUT_S)
+        assert reader.device_limits() == {"cpu": 2}
