@@ -110,6 +110,7 @@ def build_service(settings: Settings, executor: Executor | None = None) -> Train
             cpu_limit=settings.max_training_concurrent_cpu,
             gpu_limit=settings.max_training_concurrent_gpu,
             gpus=list_gpus,
+            max_queued=settings.max_queued,
         ),
         gpus=list_gpus,
         paths=paths,

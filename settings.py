@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     )
     max_training_concurrent_cpu: int = Field(default=1, ge=1, description="trainings at a time on the CPU")
     max_training_concurrent_gpu: int = Field(default=1, ge=1, description="trainings at a time on each GPU")
+    max_queued: int = Field(default=1000, ge=0, description="tasks that may wait before more are refused")
     data_roots: PathList = Field(
         default=(), description="folders that data and weights may be read from, separated by ':'; unset: anywhere"
     )
