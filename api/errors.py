@@ -35,13 +35,20 @@ def error_response(
 
 def documented(*status_codes: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route for the errors it can answer."""
-    return {status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase} for status in status_codes}
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase} for status in status_codes
+    }
+    if 429 in responses:
+        seconds = {"description": "seconds after which to try again", "schema": {"type": "integer"}}
+        responses[429]["headers"] = {"Retry-After": seconds}
+    return responses
 
 
 def install(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def service_error(_request: Request, error: ServiceError) -> JSONResponse:
-        return error_response(error.status_code, error.detail, error.code, error.errors)
+        headers = None if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+        return error_response(error.status_code, error.detail, error.code, error.errors, headers)
 
     @app.exception_handler(TimeoutError)
     async def storage_timeout(_request: Request, _error: TimeoutError) -> JSONResponse:
