@@ -299,6 +299,9 @@ class TaskResponse(BaseModel):
     history: list[StatusTransition] | None = Field(
         default=None, description="every change of status; of a task that has ended, is stopping or has begun again"
     )
+    queue_position: int | None = Field(
+        default=None, ge=1, description="while the task waits: its place among those that compete for its device"
+    )
 
 
 class DetailedLogEntry(BaseModel):
@@ -428,3 +431,51 @@ class ErrorResponse(BaseModel):
 def wire(model: BaseModel) -> dict[str, Any]:
     """JSON-ready dict of an answer without the fields that are not set (`None` inside metrics stays)."""
     return model.model_dump(mode="json", exclude_unset=True)
+
+
+class PriorityChange(BaseModel):
+    """Body of `PATCH /api/v2/training/{task_id}`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int = Field(ge=1, le=10, description="smaller runs first")
+
+
+MAX_LIMIT = 256
+"""Tasks at a time on one device. Each has a thread of the service, whatever it runs in."""
+
+
+class LimitsChange(BaseModel):
+    """Body of `POST /api/v2/resources`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"limits": {"cpu": 2, "cuda:0": 0}}]})
+
+    limits: dict[str, Annotated[int, Field(ge=0, le=MAX_LIMIT)] | None] = Field(
+        max_length=1000,
+        description="tasks at a time on each device; 0 starts nothing more there, null returns to the setting",
+    )
+
+
+class DeviceUse(BaseModel):
+    """One device, and what runs and waits there."""
+
+    device: str = Field(description="cpu or cuda:N")
+    limit: int = Field(description="tasks at a time")
+    default_limit: int = Field(description="what the settings say; a limit of null returns to it")
+    running: list[str] = Field(description="tasks that run here, those first that began first")
+    queued: list[str] = Field(description="tasks that may start here, the next one first; also those for any GPU")
+    model: str | None = Field(default=None, description="what the GPU's driver calls it")
+    memory_total: int | None = Field(default=None, description="bytes of the GPU's memory")
+    memory_used: int | None = Field(default=None, description="bytes in use, by whatever runs on the machine")
+
+
+class QueueUse(BaseModel):
+    length: int = Field(description="tasks that wait, for whatever device")
+    max_length: int = Field(description="the setting MAX_QUEUED")
+
+
+class ResourcesResponse(BaseModel):
+    """Answer of `GET` and `POST /api/v2/resources`."""
+
+    devices: list[DeviceUse]
+    queue: QueueUse
