@@ -8,8 +8,8 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from models.schemas import AnyRequest, CommandRequest, ImportRequest, LogReading, Stage, TaskStatus, TrainingRequest
+from models.schemas import (
+    AnyRequest,
+    CommandRequest,
+    ImportRequest,
+    LogReading,
+    ResourcesResponse,
+    Stage,
+    TaskStatus,
+    TrainingRequest,
+)
 from services.base_service import WRITE_TIMEOUT_S, BaseService
 from services.checks import RESERVED_TASK_IDS, check_allowed, find_problems, resolve_device
 from services.deadlines import Deadlines
@@ -32,6 +41,7 @@ from services.parsing import LineParser, Memory, check_reading
 from services.paths import PathPolicy, claim_output_dir
 from services.reparse import Reparser
 from services.requests import describe, from_stored, from_stored_unchecked, new_task, problems_in_words
+from services.resources import check_devices, describe_resources, list_devices
 from services.resuming import check_resumable, refuse_unless_ended_early
 from services.scheduler import Scheduler
 from services.state_machine import (
@@ -46,6 +56,7 @@ from services.state_machine import (
     restarts,
 )
 from services.storage.database import Database
+from services.storage.operations import SetLimits
 from services.task_state import IMPORT, TaskState
 from trainer.errors import TrainingFailed, TrainingStopped
 
@@ -139,6 +150,7 @@ class TrainingService(BaseService):
         Queued tasks wait again. What has outlived that process is read on; other trainings begin again, at their
         last checkpoint, as often as they may.
         """
+        self._scheduler.set_limits(self.store.device_limits())
         for state in self.store.active_tasks():
             self.adopt(state)
             with self._lock:
@@ -224,6 +236,7 @@ class TrainingService(BaseService):
             PathForbidden: a path is outside the configured roots.
             CommandsDisabled: it is a command, and this service runs none.
             TaskConflict: the `task_id` or the `name` is in use.
+            QueueFull: it would have to wait, and as many wait as may.
             StorageUnavailable: the store does not take writes, or the service is shutting down.
         """
         self._refuse_while_degraded()
@@ -235,8 +248,11 @@ class TrainingService(BaseService):
         if problems:
             raise InvalidRequest.from_problems(problems)
         task_id = request.task_id or str(uuid.uuid4())
-        if task_id in self.tasks or self.store.get_task(task_id) is not None:
-            raise TaskConflict(f"There is a task {task_id!r} already. Choose another task_id.", code="task_id_in_use")
+        with self._admission(task_id, device):
+            return self._accept(request, task_id, device)
+
+    def _accept(self, request: AnyRequest, task_id: str, device: str) -> TaskState:
+        """Make a task of a request that has been checked, and run it as soon as its device is free."""
         output_dir = self._runs_dir / task_id
         if isinstance(request, TrainingRequest):
             output_dir = claim_output_dir(request.save_path, request.name, task_id)
@@ -581,6 +597,86 @@ class TrainingService(BaseService):
         training.restarts = before.restarts + 1 if reason == INTERRUPTED else 0
         if not self._closing:
             self._wait_for_device(state)
+
+    def queue_positions(self) -> Mapping[str, int]:
+        """For each task that waits its place, 1 is next, among those that compete for the same device."""
+        return self._scheduler.positions()
+
+    def change_priority(self, task_id: str, priority: int) -> TaskState:
+        """Move a task that waits to another place in the queue.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            TaskConflict: it does not wait (any more).
+            TimeoutError: the change has been made, but the store has not taken it yet.
+            StorageUnavailable: the store does not take writes, or the service is shutting down.
+        """
+        self._refuse_while_degraded()
+        with self._lock:
+            waiting = self._scheduler.find(task_id)
+            if waiting is not None and waiting.priority != priority:
+                what = f"Priority changed from {waiting.priority} to {priority}"
+                self._note(LogEntry(task_id, "INFO", what, priority=priority))
+                self._scheduler.set_priority(task_id, priority)
+        if waiting is None:
+            status = self.get_task(task_id).status.value
+            raise TaskConflict(
+                f"Task {task_id!r} is {status}: only a task that waits in the queue has a priority to change.",
+                code="not_queued",
+            )
+        self._writer.flush(WRITE_TIMEOUT_S)
+        return self.get_task(task_id)
+
+    def resources(self) -> ResourcesResponse:
+        """What runs and waits on each device, and how much may."""
+        gpus = self._gpus()
+        with self._lock:
+            return describe_resources(self._scheduler, gpus)
+
+    def set_limits(self, limits: Mapping[str, int | None]) -> ResourcesResponse:
+        """Change how many tasks may run at a time on these devices, and start what has room now.
+
+        Args:
+            limits: 0 starts nothing more there, `None` is what the settings say. Nothing that runs is stopped.
+
+        Raises:
+            InvalidRequest: there is no such device.
+            TimeoutError: they have been changed, but the store has not taken them yet.
+            StorageUnavailable: the store does not take writes, or the service is shutting down.
+        """
+        self._refuse_while_degraded()
+        gpus = self._gpus()
+        with self._lock:
+            check_devices(limits, list_devices(self._scheduler, gpus))
+            done = self._writer.submit(SetLimits(dict(limits)), wait_for_space=False, want_future=True)
+            self._scheduler.set_limits(limits)
+            self._dispatch()
+            now = describe_resources(self._scheduler, gpus)
+        assert done is not None
+        done.result(WRITE_TIMEOUT_S)
+        return now
+
+    @contextmanager
+    def _admission(self, task_id: str, device: str) -> Iterator[None]:
+        """While a new task is being accepted nobody else gets its id, nor its place in the queue.
+
+        Raises:
+            TaskConflict: there is a task of this id already.
+            QueueFull: it would have to wait, and as many wait as may.
+        """
+        self._refuse_taken(task_id)  # asked first, so that whoever repeats a start learns that it was heard
+        with self._lock:
+            self._scheduler.expect(task_id, device=device)
+        try:
+            self._refuse_taken(task_id)  # it may have come, and even ended, since
+            yield
+        finally:
+            with self._lock:
+                self._scheduler.forget(task_id)
+
+    def _refuse_taken(self, task_id: str) -> None:
+        if task_id in self.tasks or self.store.get_task(task_id) is not None:
+            raise TaskConflict(f"There is a task {task_id!r} already. Choose another task_id.", code="task_id_in_use")
 
 
 def _time_limit(training: _Training) -> float | None:
