@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from api import errors
-from api.routers import parsing, system, training
+from api.routers import parsing, resources, system, training
 from api.security import RequestGuard
 from services.devices import list_gpus
 from services.executors.base import Executor
@@ -85,6 +85,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         )
     app.include_router(training.router, max_body_size=configured.max_body_bytes)
     app.include_router(parsing.router, max_body_size=configured.max_body_bytes)
+    app.include_router(resources.router, max_body_size=configured.max_body_bytes)
     app.include_router(system.router)
 
     @app.get("/", summary="接口列表", tags=["系统接口"], responses=errors.documented(401, 403))

@@ -38,9 +38,7 @@ def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequ
     checkpoint = output_dir / LAST
     damage = find_damage(checkpoint) if checkpoint.exists() else None
     if damage is not None:
-        detail = (
-            f"{checkpoint} is damaged: {damage}. Put a sound copy in its place, or remove it to begin with the first epoch."
-        )
+        detail = f"{checkpoint} is damaged: {damage}. Put a sound copy in its place, or remove it to begin with the first epoch."
         raise TaskConflict(detail, code="checkpoint_damaged")
 
 

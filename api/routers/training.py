@@ -21,6 +21,7 @@ from models.schemas import (
     ImportRequest,
     LogPage,
     LogReading,
+    PriorityChange,
     Stage,
     StartRequest,
     StoredLogEntry,
@@ -29,6 +30,8 @@ from models.schemas import (
     TaskStatus,
 )
 from services.log_entry import narrow, to_wire
+from services.task_state import TaskState
+from services.training_service import TrainingService
 
 router = APIRouter(prefix="/api/v2/training", tags=["训练接口"], route_class=StrictJsonRoute)
 
@@ -65,6 +68,7 @@ STATUS_DESCRIPTION = """\
 | `attempt` | which run of the task this is, from the second on |
 | `history` | every change of status with its reason, time and attempt; of a task that has ended, is stopping or has \
 begun again |
+| `queue_position` | 排队位置, 1 = 下一个; place among those that wait for the device, only while it waits |
 
 `latest_metrics` (每个字段都是可选的, each is optional; the built-in trainer's accuracies are percent, other logs keep
 their own numbers, see `units`; F1, mAP, precision and recall are fractions; `null` stands for a value that was not
@@ -120,6 +124,22 @@ source.onmessage = (event) => {
 """
 
 
+def answer(
+    service: TrainingService,
+    *states: TaskState,
+    metrics: frozenset[str] | None = None,
+    storage_degraded: bool = False,
+) -> list[TaskResponse]:
+    """Tasks as they are answered, those that wait with their places in the queue."""
+    answers = [state.to_response(metrics=metrics, storage_degraded=storage_degraded) for state in states]
+    waiting = [each for each in answers if each.status in (TaskStatus.PENDING, TaskStatus.QUEUED)]
+    places = service.queue_positions() if waiting else {}
+    for each in waiting:
+        if each.task_id in places:  # else it has just begun, or is being accepted
+            each.queue_position = places[each.task_id]
+    return answers
+
+
 def _log_entry_schema() -> dict[str, Any]:
     schema = DetailedLogEntry.model_json_schema(ref_template="#/components/schemas/{model}")
     del schema["$defs"]  # other answers bring them among the components
@@ -139,14 +159,14 @@ class LogStream(EventSourceResponse):
     summary="启动训练任务",
     response_model=TaskResponse,
     response_model_exclude_unset=True,
-    responses=documented(400, 401, 403, 409, 413, 422, 503),
+    responses=documented(400, 401, 403, 409, 413, 422, 429, 503),
 )
 def start_training(request: Annotated[StartRequest, Body()], service: Service) -> TaskResponse:
     """检查请求并启动训练. Everything is checked before a device is taken; the task runs, or waits for its device.
 
     带 `command` 的请求运行自己的训练程序. A body with a `command` runs a trainer of your own, where that is allowed.
     """
-    return service.start_training(request).to_response()
+    return answer(service, service.start_training(request))[0]
 
 
 @router.post(
@@ -154,7 +174,7 @@ def start_training(request: Annotated[StartRequest, Body()], service: Service) -
     summary="导入训练日志",
     response_model=TaskResponse,
     response_model_exclude_unset=True,
-    responses=documented(400, 401, 403, 409, 413, 422, 503),
+    responses=documented(400, 401, 403, 409, 413, 422, 429, 503),
 )
 async def import_training(request: ImportRequest, service: Service) -> TaskResponse:
     """把日志文件变成任务. Makes a task of the log file of a training that ran somewhere else.
@@ -165,7 +185,7 @@ async def import_training(request: ImportRequest, service: Service) -> TaskRespo
     state = await run_in_threadpool(service.start_training, request)
     if not request.follow:
         await service.wait_for_end(state.task_id, IMPORT_WAIT_S)
-    return (await run_in_threadpool(service.get_task, state.task_id)).to_response()
+    return answer(service, await run_in_threadpool(service.get_task, state.task_id))[0]
 
 
 @router.get(
@@ -185,7 +205,7 @@ def list_training(
     """最新的任务在前. Newest first, in pages that stay stable while tasks are added."""
     before = None if cursor is None else int(cursor)
     found = service.list_tasks(status=status or (), before=before, limit=limit + 1)
-    page = TaskPage(tasks=[state.to_response(metrics=metrics) for _, state in found[:limit]])
+    page = TaskPage(tasks=answer(service, *(state for _, state in found[:limit]), metrics=metrics))
     if len(found) > limit:
         page.next_cursor = str(found[limit - 1][0])
     return page
@@ -200,11 +220,21 @@ def list_training(
     responses=documented(401, 403, 404, 422),
 )
 def get_training_status(task_id: TaskIdPath, service: Service, metrics: MetricNames) -> TaskResponse:
-    return service.get_task(task_id).to_response(
-        metrics=metrics,
-        storage_degraded=task_id in service.tasks and service.storage_degraded is not None,
-        with_history=True,
-    )
+    is_degraded = task_id in service.tasks and service.storage_degraded is not None
+    state = service.get_task(task_id)
+    return answer(service, state, metrics=metrics, storage_degraded=is_degraded, with_history=True)[0]
+
+
+@router.patch(
+    "/{task_id}",
+    summary="修改排队任务的优先级",
+    response_model=TaskResponse,
+    response_model_exclude_unset=True,
+    responses=documented(400, 401, 403, 404, 409, 413, 422, 503),
+)
+def change_training(task_id: TaskIdPath, change: PriorityChange, service: Service) -> TaskResponse:
+    """任务排队期间可以修改优先级. Moves a task that waits to where it would be, had it come with this priority."""
+    return answer(service, service.change_priority(task_id, change.priority))[0]
 
 
 @router.get(
@@ -287,7 +317,7 @@ def stop_training(task_id: TaskIdPath, service: Service) -> ActionResponse:
     summary="继续训练任务",
     response_model=TaskResponse,
     response_model_exclude_unset=True,
-    responses=documented(401, 403, 404, 409, 422, 503),
+    responses=documented(401, 403, 404, 409, 422, 429, 503),
 )
 def resume_training(task_id: TaskIdPath, service: Service) -> TaskResponse:
     """从最近的检查点继续已停止或失败的训练. Continues a training that was stopped or has failed, as the same task.
@@ -295,7 +325,7 @@ def resume_training(task_id: TaskIdPath, service: Service) -> TaskResponse:
     It goes on at the epoch after its last checkpoint, with the same series of lines and metrics. Where that is not
     possible the answer says why.
     """
-    return service.resume_training(task_id).to_response(with_history=True)
+    return answer(service, service.resume_training(task_id), with_history=True)[0]
 
 
 @router.post(
@@ -311,7 +341,7 @@ def reparse_training(task_id: TaskIdPath, reading: LogReading, service: Service)
     Everybody sees the old metrics until they are replaced by the new ones, all at once. Lines to come are read by
     the new patterns too.
     """
-    return service.reparse(task_id, reading).to_response()
+    return answer(service, service.reparse(task_id, reading))[0]
 
 
 @router.delete(

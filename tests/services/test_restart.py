@@ -71,7 +71,10 @@ class TestEndOfTheService:
         start(task_id="waiting")
         service.interrupt()
         wait_for(service, running, "The service ended during this training. It goes on at its last checkpoint.")
-        assert (service.get_task(running).status, service.get_task(running).reason) == (TaskStatus.QUEUED, "interrupted")
+        assert (service.get_task(running).status, service.get_task(running).reason) == (
+            TaskStatus.QUEUED,
+            "interrupted",
+        )
         with pytest.raises(StorageUnavailable, match="shutting down"):
             start(task_id="late")
         assert service.close()

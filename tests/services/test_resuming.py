@@ -203,7 +203,9 @@ class TestRefusal:
         content = bytearray(checkpoint.read_bytes())
         content[len(content) // 2] ^= 1
         checkpoint.write_bytes(content)
-        with pytest.raises(TaskConflict, match=r"last\.pt is damaged: .*Put a sound copy in its place, or remove it") as caught:
+        with pytest.raises(
+            TaskConflict, match=r"last\.pt is damaged: .*Put a sound copy in its place, or remove it"
+        ) as caught:
             service.resume_training(failed)
         assert caught.value.code == "checkpoint_damaged"
 
