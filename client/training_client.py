@@ -23,6 +23,7 @@ from models.schemas import (
     NetworkInfo,
     NetworkList,
     ParsingTryResponse,
+    ResourcesResponse,
     Stage,
     StoredLogEntry,
     TaskPage,
@@ -31,6 +32,7 @@ from models.schemas import (
 )
 
 TRAINING = "/api/v2/training"
+RESOURCES = "/api/v2/resources"
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -130,6 +132,10 @@ class TrainingClient:
         """Ask a task to stop. It ends, as `cancelled`, a little later: `wait` for it if that matters."""
         return self._ask("POST", f"{task_path(task_id)}/stop", ActionResponse)
 
+    def set_priority(self, task_id: str, priority: int) -> TaskResponse:
+        """Move a task that waits: 1 runs first, 10 last. Its `queue_position` is then the new one."""
+        return self._ask("PATCH", task_path(task_id), TaskResponse, json={"priority": priority})
+
     def delete(self, task_id: str) -> ActionResponse:
         """Forget a task that is over, with its log."""
         return self._ask("DELETE", task_path(task_id), ActionResponse)
@@ -163,6 +169,17 @@ class TrainingClient:
         for _ in self.follow(task_id):
             pass
         return self.status(task_id)
+
+    def resources(self) -> ResourcesResponse:
+        """What runs and waits on each device, and how much may."""
+        return self._ask("GET", RESOURCES, ResourcesResponse)
+
+    def set_limits(self, limits: Mapping[str, int | None]) -> ResourcesResponse:
+        """How many tasks may run at a time on each of these devices: `{"cpu": 2, "cuda:0": 0}`.
+
+        With 0 nothing more starts there; `None` returns to the service's setting. Nothing that runs is stopped.
+        """
+        return self._ask("POST", RESOURCES, ResourcesResponse, json={"limits": dict(limits)})
 
     def models(self) -> Sequence[NetworkInfo]:
         """The networks that the service can train."""

@@ -103,6 +103,21 @@ def test_status_stop_delete() -> None:
     ]
 
 
+def test_queue_and_devices() -> None:
+    cpu = {"device": "cpu", "limit": 2, "default_limit": 1, "running": ["t"], "queued": ["a/b"]}
+    answer = {"devices": [cpu], "queue": {"length": 1, "max_length": 1000}}
+    wire = Wire({**TASK, "status": "queued", "queue_position": 1}, answer, answer)
+    with client_of(wire) as client:
+        assert client.set_priority("a/b", 1).queue_position == 1
+        assert client.resources().queue.length == 1
+        (device,) = client.set_limits({"cpu": 2, "cuda:0": None}).devices
+        assert (device.running, device.queued, device.model) == (["t"], ["a/b"], None)
+    assert wire.asked == ["PATCH /api/v2/training/a%2Fb", "GET /api/v2/resources", "POST /api/v2/resources"]
+    moved, _, limited = wire.requests
+    assert json.loads(moved.content) == {"priority": 1}
+    assert json.loads(limited.content) == {"limits": {"cpu": 2, "cuda:0": None}}
+
+
 def test_tasks_reads_all_pages() -> None:
     wire = Wire({"tasks": [TASK, TASK], "next_cursor": "c"}, {"tasks": [TASK]}, {"tasks": []}, {"tasks": []})
     with client_of(wire) as client:
