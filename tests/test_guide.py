@@ -111,6 +111,8 @@ class Workplace:
         if "status=running" in code:
             self.start(server, held=True)
             self.start(server, held=True)
+        if "PATCH" in code:
+            return code.replace("{task_id}", self.queue())
         if "/stop" in code:
             return re.sub(r"(?<=/training/)[^/]+", self.start(server, held=True), code)
         if "{task_id}" in code:
@@ -119,7 +121,24 @@ class Workplace:
 
     def start(self, server: RunningServer, *, held: bool) -> str:
         """A task that has printed its epoch and goes on, or that has ended."""
-        request = TrainingRequest(
+        task_id = server.service.start_training(self.request(held=held)).task_id
+        if held:
+            assert self.printed.acquire(timeout=30)
+            server.service.get_logs(task_id)  # they are stored, and in the status
+        else:
+            self.wait(server, task_id)
+        return task_id
+
+    def queue(self) -> str:
+        """A task that waits for the CPU, on which another one runs."""
+        service = self.server.service
+        service.set_limits({"cpu": 1})
+        service.start_training(self.request(held=True, device="cpu"))
+        assert self.printed.acquire(timeout=30)
+        return service.start_training(self.request(held=False, device="cpu")).task_id
+
+    def request(self, *, held: bool, device: str = "cuda") -> TrainingRequest:
+        return TrainingRequest(
             model="resnet18",
             num_classes=37,
             train_path=str(self.folder / "data/train"),
@@ -127,14 +146,8 @@ class Workplace:
             save_path=str(self.folder / "checkpoints"),
             num_epochs=10,
             seed=HELD if held else 0,
+            device=device,
         )
-        task_id = server.service.start_training(request).task_id
-        if held:
-            assert self.printed.acquire(timeout=30)
-            server.service.get_logs(task_id)  # they are stored, and in the status
-        else:
-            self.wait(server, task_id)
-        return task_id
 
     def wait(self, server: RunningServer, task_id: str) -> None:
         """Until a task has ended."""
