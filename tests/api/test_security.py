@@ -40,7 +40,10 @@ ROUTES = [
     ("POST", "/api/v2/training/import"),
     ("POST", "/api/v2/training/some/stop"),
     ("POST", "/api/v2/training/some/reparse"),
+    ("PATCH", "/api/v2/training/some"),
     ("DELETE", "/api/v2/training/some"),
+    ("GET", "/api/v2/resources"),
+    ("POST", "/api/v2/resources"),
     ("GET", "/nowhere"),
 ]
 CHANGING = [route for route in ROUTES if route[0] != "GET"]
