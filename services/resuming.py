@@ -17,8 +17,8 @@ from services.task_state import IMPORT, TaskState
 from trainer.checkpoint_file import LAST, find_damage
 
 
-def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequence[Gpu]]) -> None:
-    """Look at everything that the next attempt will need. Reads the whole checkpoint.
+def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequence[Gpu]]) -> str:
+    """The device that the next attempt will need; looks at all else that it will. Reads the whole checkpoint.
 
     Raises:
         TaskConflict: it cannot be resumed; the code says why.
@@ -28,7 +28,7 @@ def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequ
     refuse_unless_ended_early(state)
     request = _training_request(state)
     check_allowed(request, paths, allow_commands=False)
-    _, device_problem = resolve_device(request, gpus)
+    device, device_problem = resolve_device(request, gpus)
     if problems := [*device_problem, *find_problems(request)]:
         raise InvalidRequest.from_problems(problems)
     output_dir = Path(state.output_dir)
@@ -38,8 +38,9 @@ def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequ
     checkpoint = output_dir / LAST
     damage = find_damage(checkpoint) if checkpoint.exists() else None
     if damage is not None:
-        detail = f"{checkpoint} is damaged: {damage}. Put a sound copy in its place, or remove it to begin with the first epoch."
-        raise TaskConflict(detail, code="checkpoint_damaged")
+        advice = "Put a sound copy in its place, or remove it to begin with the first epoch."
+        raise TaskConflict(f"{checkpoint} is damaged: {damage}. {advice}", code="checkpoint_damaged")
+    return device
 
 
 def refuse_unless_ended_early(state: TaskState) -> None:

@@ -311,11 +311,11 @@ class TrainingService(BaseService):
             TaskConflict: it cannot be resumed; the code says why.
             InvalidRequest: what it was asked to do is not possible any more.
             PathForbidden: a path of it is outside the configured roots now.
+            QueueFull: it would have to wait, and as many wait as may.
             StorageUnavailable: the store does not take writes, or the service is shutting down.
         """
         self._refuse_while_degraded()
-        state = self.get_task(task_id)
-        check_resumable(state, self._paths, self._gpus)
+        device = check_resumable(self.get_task(task_id), self._paths, self._gpus)
         with self._lock:
             if self._closing:
                 raise StorageUnavailable("The service is shutting down.", code="shutting_down")
@@ -324,6 +324,7 @@ class TrainingService(BaseService):
             self._reparser.refuse_while_busy(task_id)
             state = self.get_task(task_id)  # nothing can change it from here on
             refuse_unless_ended_early(state)
+            self._scheduler.refuse_when_full(device)
             self.adopt(state)
             self._trainings[task_id] = self._training(state, from_stored_unchecked(state))
             self._begin_again(task_id, RESUMED, "Resume requested")

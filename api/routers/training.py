@@ -129,9 +129,13 @@ def answer(
     *states: TaskState,
     metrics: frozenset[str] | None = None,
     storage_degraded: bool = False,
+    with_history: bool = False,
 ) -> list[TaskResponse]:
     """Tasks as they are answered, those that wait with their places in the queue."""
-    answers = [state.to_response(metrics=metrics, storage_degraded=storage_degraded) for state in states]
+    answers = [
+        state.to_response(metrics=metrics, storage_degraded=storage_degraded, with_history=with_history)
+        for state in states
+    ]
     waiting = [each for each in answers if each.status in (TaskStatus.PENDING, TaskStatus.QUEUED)]
     places = service.queue_positions() if waiting else {}
     for each in waiting:

@@ -6,21 +6,21 @@ import asyncio
 import logging
 import shutil
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from app_refactored import build_service
-from models.schemas import CommandRequest, ImportRequest, TaskStatus
+from models.schemas import AnyRequest, CommandRequest, ImportRequest, TaskStatus
 from services.errors import InvalidRequest, PathForbidden, TaskConflict, TaskNotFound
 from services.executors.base import Run
 from services.state_machine import RESUMED
 from services.training_service import LAST_MESSAGE, TrainingService
 from settings import Settings
 from tests.scripted_executor import ScriptedExecutor
-from tests.services.following import follow, messages, says, wait_for, wait_for_end
+from tests.services.following import Frame, follow, messages, says, wait_for, wait_for_end
 from tests.services.trainings import SHOULD_STOP, START, history
 from trainer.checkpoint_file import LAST
 from trainer.errors import TrainingFailed
@@ -119,7 +119,7 @@ class TestResume:
         assert [frame for frame in whole if "status" in frame.entry] == whole[-1:]
         assert messages(whole)[: len(first)] == messages(first)
         rest = asyncio.run(follow(service, failed, after=first[-1].id))
-        assert first[:-1] + [whole[len(first) - 1]] + rest == whole
+        assert [*first[:-1], whole[len(first) - 1], *rest] == whole
 
     def test_a_stopped_training_is_resumed_too(
         self, service: TrainingService, start: START, executor: Resuming
@@ -179,7 +179,7 @@ class TestRefusal:
         self, settings: Settings, executor: Resuming, tmp_path: Path
     ) -> None:
         (tmp_path / "log").touch()
-        requests = [
+        requests: list[AnyRequest] = [
             CommandRequest(command=["true"], working_dir=str(tmp_path), device="cpu"),
             ImportRequest(path=str(tmp_path / "log")),
         ]
@@ -248,7 +248,7 @@ class TestInterruption:
             later = ScriptedExecutor()
             later.hold()
             with closing(build_service(settings, later)) as again:
-                asyncio.run(follow(again, "t", until=lambda f, a=attempt: _holds_in(f, a)))
+                asyncio.run(follow(again, "t", until=partial(_holds_in, attempt)))
         later = ScriptedExecutor()
         with closing(build_service(settings, later)) as again:
             state = again.get_task("t")
@@ -294,7 +294,7 @@ class TestInterruption:
         assert "I am a stray" not in history(service, task_id)
 
 
-def _holds_in(frame: Any, attempt: int) -> bool:
+def _holds_in(attempt: int, frame: Frame) -> bool:
     return bool(says("Holding")(frame) and frame.entry.get("attempt") == attempt)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +41,7 @@ def test_every_change_is_kept_with_its_reason_time_and_attempt(steps: list[int])
 @given(st.lists(st.integers(0, 4), max_size=30))
 def test_only_the_queue_leads_on_from_an_end_and_nothing_from_completion(steps: list[int]) -> None:
     _, path = walk(steps)
-    for before, after in zip(path, path[1:], strict=False):
+    for before, after in pairwise(path):
         assert before is not TaskStatus.COMPLETED
         assert not before.is_terminal or after is TaskStatus.QUEUED
 
