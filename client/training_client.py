@@ -132,6 +132,10 @@ class TrainingClient:
         """Ask a task to stop. It ends, as `cancelled`, a little later: `wait` for it if that matters."""
         return self._ask("POST", f"{task_path(task_id)}/stop", ActionResponse)
 
+    def resume(self, task_id: str) -> TaskResponse:
+        """Let a training that was stopped or has failed go on, at the epoch after its last checkpoint."""
+        return self._ask("POST", f"{task_path(task_id)}/resume", TaskResponse)
+
     def set_priority(self, task_id: str, priority: int) -> TaskResponse:
         """Move a task that waits: 1 runs first, 10 last. Its `queue_position` is then the new one."""
         return self._ask("PATCH", task_path(task_id), TaskResponse, json={"priority": priority})

@@ -54,7 +54,7 @@ class LogQueue:
         if self._closed:
             raise TaskConflict(f"Task {self.task_id!r} has ended; its log is closed.", code="task_ended")
         if entry.attempt and entry.attempt < self._attempt:
-            raise TaskConflict(f"Task {self.task_id!r} has begun again; this run of it is over.", code="attempt_ended")
+            raise TaskConflict(f"Task {self.task_id!r} has begun again; this run of it is over.", code="task_ended")
         self._attempt = entry.attempt or self._attempt
         self._closed = entry.is_last
 

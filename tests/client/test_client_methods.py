@@ -85,20 +85,22 @@ def test_foreign_trainers_and_their_logs(tmp_path: Path) -> None:
     ]
 
 
-def test_status_stop_delete() -> None:
+def test_status_stop_resume_delete() -> None:
     done = {"status": "success", "message": "ok", "task_id": "t"}
-    wire = Wire(TASK, TASK, done, done)
+    wire = Wire(TASK, TASK, done, {**TASK, "attempt": 2}, done)
     with client_of(wire) as client:
         task = client.status("t")
         assert task.latest_metrics is not None
         assert task.latest_metrics.train_loss == 0.5
         client.status("a/b", metrics=["val_acc", "mAP"])
         assert client.stop("t").message == "ok"
+        assert client.resume("t").attempt == 2
         assert client.delete("t").task_id == "t"
     assert wire.asked == [
         "GET /api/v2/training/t",
         "GET /api/v2/training/a%2Fb?metrics=val_acc%2CmAP",
         "POST /api/v2/training/t/stop",
+        "POST /api/v2/training/t/resume",
         "DELETE /api/v2/training/t",
     ]
 
