@@ -23,6 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from api import errors
 from api.routers import parsing, resources, system, training
 from api.security import RequestGuard
+from api.startup import PlainStart
 from services.devices import list_gpus
 from services.executors.base import Executor
 from services.executors.choice import Executors
@@ -83,6 +84,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
             allow_methods=["*"],
             allow_headers=["*"],
         )
+    app.add_middleware(PlainStart)
     app.include_router(training.router, max_body_size=configured.max_body_bytes)
     app.include_router(parsing.router, max_body_size=configured.max_body_bytes)
     app.include_router(resources.router, max_body_size=configured.max_body_bytes)
@@ -101,6 +103,7 @@ def build_service(settings: Settings, executor: Executor | None = None) -> Train
 
     Raises:
         StoreInUse: another service process owns the store.
+        StoreUnusable: it cannot be opened.
     """
     database = Database(settings.store_url, synchronous=settings.sqlite_synchronous)
     paths = PathPolicy(settings.data_roots, settings.save_roots)

@@ -98,3 +98,10 @@ class StoreInUse(ServiceError, RuntimeError):
 
     status_code = 503
     code = "store_in_use"
+
+
+class StoreUnusable(ServiceError, RuntimeError):
+    """It cannot be opened, is no store of this service, or is not the one any more that was opened."""
+
+    status_code = 503
+    code = "store_unusable"

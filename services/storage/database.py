@@ -7,17 +7,18 @@ store, because it hands out the sequence numbers.
 
 from __future__ import annotations
 
-import fcntl
 import logging
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from services.errors import StoreInUse
+from services.errors import StoreInUse, StoreUnusable
+from services.storage.sqlite_file import LogLost, SqliteFile, in_use
 from services.storage.tables import SCHEMA_REVISION
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
 BUSY_TIMEOUT_S = 10
 _ADVISORY_LOCK = 0x7472_6169_6E  # "train"
+_MIGRATIONS = Path(__file__).parent / "migrations/versions"
+"""Each in a file whose name begins with its revision, so that Alembic need not be imported to know them."""
 
 
 class Database:
@@ -32,28 +35,30 @@ class Database:
 
     Raises:
         StoreInUse: another process owns it.
-        sqlalchemy.exc.DBAPIError: it cannot be opened, or it is no database.
+        StoreUnusable: it cannot be opened, or is no store of this service; it is left as it was.
     """
 
     def __init__(self, url: str | URL, *, synchronous: Synchronous = "NORMAL") -> None:
         self.url = make_url(url)
         self._synchronous = synchronous
-        self._lock: IO[str] | None = None
+        self._file = SqliteFile(self.sqlite_path) if self.is_sqlite else None
         self._writing: Connection | None = None
-        if self.is_sqlite:
-            self.sqlite_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # requests may hold secrets
         self.engine: Engine = create_engine(
             self.url,
             hide_parameters=True,  # an error would show them in the service's log: secrets of a command, lines
             **self._engine_options(),
         )
-        if self.is_sqlite:
-            event.listen(self.engine, "connect", self._configure_sqlite)
         try:
-            if self.is_sqlite:
-                self._lock = self._lock_file()
+            if self._file is not None:
+                self._file.claim()
+                self._check_revision(self._file.revision(BUSY_TIMEOUT_S))
+                event.listen(self.engine, "do_connect", self._address_sqlite)
+                event.listen(self.engine, "connect", self._configure_sqlite)
             self._writing = self._open_writing()
             self._migrate()
+        except (DBAPIError, sqlite3.Error) as error:
+            self.close()
+            raise StoreUnusable(f"The store {self._name} cannot be opened: {_in_one_line(error)}.") from error
         except BaseException:
             self.close()
             raise
@@ -69,26 +74,32 @@ class Database:
 
     def close(self) -> None:
         """Give up ownership and all connections."""
+        if self._file is not None:
+            self._file.closing()
         self._close_writing()
         self.engine.dispose()
-        if self._lock is not None:
-            self._lock.close()
+        if self._file is not None:
+            self._file.release()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction on the one connection that writes. For one thread at a time.
 
         On PostgreSQL the same connection holds the ownership of the store, so that nothing can be written
-        without it: where the connection was lost, both are taken again, or neither.
+        without it: where the connection was lost, both are taken again, or neither. The file of SQLite is looked
+        at before and after: what a transaction has put into one that nobody will find is not committed.
 
         Raises:
             StoreInUse: another process has taken the store over meanwhile.
+            StoreUnusable: the file has vanished, or is another one.
         """
         if self._writing is None:
             self._writing = self._open_writing()
         try:
+            self._verify_or_save_log()
             with self._writing.begin():
                 yield self._writing
+            self._verify()
         except DBAPIError as error:
             if error.connection_invalidated or self._writing.closed or self._writing.invalidated:
                 self._close_writing()
@@ -106,15 +117,38 @@ class Database:
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 
-    def _lock_file(self) -> IO[str]:
-        path = self.sqlite_path.with_name(self.sqlite_path.name + ".lock")
-        lock = path.open("a")
+    def _address_sqlite(self, _dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> None:
+        assert self._file is not None
+        arguments[0] = self._file.uri
+        options["uri"] = True
+
+    def _verify(self) -> None:
+        if self._file is not None:
+            self._file.verify(self._count_bytes)
+
+    def _count_bytes(self) -> int:
+        assert self._writing is not None
+        with self._writing.begin():
+            pages, size = (self._writing.scalar(text(f"PRAGMA {what}")) for what in ("page_count", "page_size"))
+        return int(pages * size)
+
+    def _verify_or_save_log(self) -> None:
+        """A write-ahead log that was deleted is still open here: put it into the file itself, and begin a new one.
+
+        Another connection would look into the new one for what only the old one has, so all are opened anew.
+        """
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise StoreInUse(_in_use(str(self.sqlite_path))) from error
-        return lock
+            self._verify()
+        except LogLost as lost:
+            assert self._writing is not None
+            with self._writing.begin():
+                is_busy = self._writing.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).one()[0]
+            if is_busy:
+                raise
+            logger.warning("%s It is all in the store again.", lost)
+            self._close_writing()
+            self.engine.dispose()
+            self._writing = self._open_writing()
 
     def _open_writing(self) -> Connection:
         connection = self.engine.connect()
@@ -124,7 +158,11 @@ class Database:
             connection.commit()
             if not owned:
                 connection.close()
-                raise StoreInUse(_in_use(self.url.render_as_string(hide_password=True)))
+                raise StoreInUse(in_use(self._name))
+        if self._file is not None:
+            with connection.begin():
+                connection.execute(text("SELECT 1 FROM sqlite_master LIMIT 1"))  # opens the write-ahead log
+            self._file.opened()
         return connection
 
     def _close_writing(self) -> None:
@@ -137,6 +175,7 @@ class Database:
         with self.engine.connect() as connection:
             if inspect(connection).has_table("alembic_version"):
                 revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
+                self._check_revision(revision)
                 if revision == SCHEMA_REVISION:
                     return
         from services.storage.migrations import upgrade
@@ -144,9 +183,19 @@ class Database:
         logger.info("Bringing the store to schema revision %s", SCHEMA_REVISION)
         upgrade(self.engine)
 
+    def _check_revision(self, revision: str | None) -> None:
+        """Raises: StoreUnusable: no migration of this program leads to it."""
+        known = {SCHEMA_REVISION, *(path.name.partition("_")[0] for path in _MIGRATIONS.glob("*.py"))}
+        if revision is not None and revision not in known:
+            raise StoreUnusable(
+                f"The store {self._name} is of a newer release (schema revision {revision!r}; this one knows up to "
+                f"{SCHEMA_REVISION!r}). It was left as it is: run that release, or give this one a store of its own."
+            )
 
-def _in_use(where: str) -> str:
-    return (
-        f"Another service process is using the store {where}. One process owns a store: stop the other one, "
-        "give this one its own STATE_DIR or DATABASE_URL, and do not use `uvicorn --workers`."
-    )
+    @property
+    def _name(self) -> str:
+        return self.url.render_as_string(hide_password=True) if self._file is None else str(self._file.path)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split()).rstrip(".")

@@ -21,7 +21,8 @@ from typing import Any
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
-from services.errors import ServiceError, StorageUnavailable, StoreInUse, TaskConflict
+from models.schemas import TaskStatus
+from services.errors import ServiceError, StorageUnavailable, StoreInUse, StoreUnusable, TaskConflict
 from services.log_entry import LogEntry, encode_frame, to_wire
 from services.storage.database import Database
 from services.storage.limits import write_limits
@@ -47,10 +48,15 @@ _UPDATE_TASK = update(tasks).where(tasks.c.task_id == bindparam("key"))
 
 @dataclass(slots=True)
 class _Waiting:
-    """How much of one task's log waits to be written."""
+    """How much of one task's log waits to be written.
+
+    A task that is being stopped may bring as much again: whoever waits with a line must come to hear of the stop,
+    also where the store never takes that line.
+    """
 
     lines: int = 0
     characters: int = 0
+    is_stopping: bool = False
 
 
 _Pending = tuple[Operation, Future[None] | None]
@@ -117,6 +123,9 @@ class Writer:
                 waiting = self._waiting[operation.task_id]
                 waiting.lines += 1
                 waiting.characters += len(operation.message)
+                if operation.change is not None and operation.change.status is TaskStatus.STOPPING:
+                    waiting.is_stopping = True
+                    self._has_space.notify_all()
             self._queue.append((operation, done))
             if len(self._queue) == 1:
                 self._arrived.notify_all()
@@ -124,7 +133,10 @@ class Writer:
 
     def _is_full(self, task_id: str) -> bool:
         waiting = self._waiting.get(task_id)
-        return waiting is not None and (waiting.lines >= self._limit or waiting.characters >= self._max_characters)
+        if waiting is None:
+            return False
+        times = 2 if waiting.is_stopping else 1
+        return waiting.lines >= times * self._limit or waiting.characters >= times * self._max_characters
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything submitted so far is committed.
@@ -202,10 +214,21 @@ class Writer:
         if self.degraded is not None:
             logger.warning("The store takes writes again")
             self.degraded = None
-        self._publish(committed)
+        self._show(committed)
         for _, done in batch:
             if done is not None:
                 done.set_result(None)
+
+    def _show(self, committed: Sequence[Committed]) -> None:
+        """Publish task by task: a mistake in showing one takes the lines of no other along. Raises the first one."""
+        mistakes = []
+        for task in committed:
+            try:
+                self._publish([task])
+            except Exception as mistake:  # noqa: BLE001 - it is raised below
+                mistakes.append(mistake)
+        if mistakes:
+            raise mistakes[0]
 
     def _write(self, operations: Sequence[Operation], *, again: bool) -> list[Committed]:
         if isinstance(operations[0], Reparse):
@@ -327,4 +350,4 @@ def _is_temporary(error: Exception) -> bool:
         return not isinstance(error, about_the_row) and (
             isinstance(error, DBAPIError) or not isinstance(error, StatementError)
         )
-    return isinstance(error, OSError | StoreInUse)
+    return isinstance(error, OSError | StoreInUse | StoreUnusable)

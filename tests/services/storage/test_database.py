@@ -15,10 +15,9 @@ from alembic import op
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Column, MetaData, Table, create_engine, inspect, select, text
-from sqlalchemy.exc import DBAPIError
 
 from models.schemas import TaskStatus
-from services.errors import StoreInUse
+from services.errors import StoreInUse, StoreUnusable
 from services.storage.database import Database
 from services.storage.migrations import upgrade
 from services.storage.store import Store
@@ -176,7 +175,7 @@ class TestSchema:
     def test_a_file_that_is_no_database_is_refused_and_let_go(self, tmp_path: Path) -> None:
         path = tmp_path / "store.db"
         path.write_text("I am a text.\n" * 100)
-        with pytest.raises(DBAPIError, match="not a database"):
+        with pytest.raises(StoreUnusable, match="not a database"):
             Database(f"sqlite:///{path}")
         path.unlink()
         Database(f"sqlite:///{path}").close()

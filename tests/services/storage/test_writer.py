@@ -276,6 +276,24 @@ class TestMistakes:
         desk.submit(line("second")).result(TIMEOUT_S)
         assert [entry.message for entry in reader.read_entries("t")] == ["first", "second"]
 
+    def test_a_mistake_in_showing_one_task_hides_no_other(self, desk: Desk) -> None:
+        shown: list[str] = []
+
+        def broken(committed: Sequence[Committed]) -> None:
+            for task in committed:
+                if task.state.task_id == "t":
+                    raise ZeroDivisionError
+                shown.append(task.state.task_id)
+
+        for task_id in ("before", "after"):
+            desk.create(task_id)
+        with desk.held():
+            desk.on_publish = broken
+            together = [desk.submit(line("together", task_id)) for task_id in ("before", "t", "after")]
+        for done in together:
+            assert isinstance(done.exception(TIMEOUT_S), ZeroDivisionError), "they are one transaction"
+        assert sorted(shown) == ["after", "before"]
+
 
 class TestDeletion:
     def test_a_deleted_task_leaves_no_row_in_any_table(self, desk: Desk, database: Database) -> None:
@@ -422,6 +440,25 @@ class TestFullQueue:
         stored = [entry.message for entry in reader.read_entries("t")]
         for name in "abcd":
             assert [message for message in stored if message[0] == name] == [f"{name} {number}" for number in range(20)]
+
+    def test_a_task_that_is_being_stopped_may_bring_as_much_again(self, small: Desk, reader: Store) -> None:
+        """Else whoever waits with its next line would hear of the stop when the store takes lines, not before."""
+        with small.held():
+            for entry in numbered(3):
+                small.writer.submit(entry)
+            bringer = threading.Thread(target=small.writer.submit, args=(line("fourth"),))
+            bringer.start()
+            small.writer.submit(turn(TaskStatus.STOPPING), wait_for_space=False)
+            bringer.join(TIMEOUT_S)
+            assert not bringer.is_alive(), "the fourth line still waited"
+            small.writer.submit(line("sixth"))
+            too_many = threading.Thread(target=small.writer.submit, args=(line("seventh"),))
+            too_many.start()
+            too_many.join(0.1)
+            assert too_many.is_alive(), "nothing bounds a task that is being stopped"
+        too_many.join(TIMEOUT_S)
+        small.writer.flush(TIMEOUT_S)
+        assert [entry.message for entry in reader.read_entries("t")][-3:] == ["fourth", "sixth", "seventh"]
 
     def test_closing_sends_those_who_wait_away(self, small: Desk, reader: Store) -> None:
         refused: list[str] = []
