@@ -15,6 +15,8 @@ _TAIL_LINES = 50
 """Lines before the end in which its cause is looked for."""
 _SHOWN = 500
 """Characters of the last line that a message quotes."""
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""By a signal that nobody can catch: a trainer, or what a shell says of one that it has run."""
 _ERROR = "ERROR: "
 """How `python -m trainer --plain` begins the line that says why it failed."""
 
@@ -51,7 +53,9 @@ def conclude(end: Exit, *, output: Path, was_stopped: bool, is_built_in: bool) -
         said = next((line for line in reversed(lines) if line.startswith(_ERROR)), last)
         raise TrainingFailed(REASON_OF_STATUS[end.returncode], said.removeprefix(_ERROR))
     reason, what = _reason(end.returncode)
-    if any(_OUT_OF_MEMORY.search(line) for line in lines):
+    if end.lacked_memory and end.returncode in _KILLED:
+        reason, what = "out_of_memory", f"{what} The kernel did that: there was no memory left."
+    elif any(_OUT_OF_MEMORY.search(line) for line in lines):
         reason = "out_of_memory"
     elif is_built_in and end.returncode == FAILED:
         reason = "error"

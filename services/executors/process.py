@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +21,7 @@ from models.schemas import CommandRequest, TrainingRequest
 from services.executors.base import Detached, Executor, Run
 from services.executors.outcome import conclude
 from services.executors.output import CHUNK, POLL_S, LineLogger
-from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer, end_what_runs
+from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer, end_what_runs, not_writable
 from trainer.errors import TrainingFailed, TrainingStopped
 
 REPOSITORY = Path(__file__).parents[2]
@@ -74,12 +75,15 @@ class ProcessExecutor(Executor):
         conclude(end, output=run.run_dir / OUTPUT, was_stopped=should_stop(), is_built_in=is_built_in)
 
     def _start(self, run: Run) -> SupervisedTrainer:
-        run.run_dir.mkdir(parents=True, exist_ok=True)
         env = {name: value for name, value in os.environ.items() if name not in self._withheld}
         env |= {"PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # NVML's order, as the device was chosen
         if isinstance(run.request, TrainingRequest):
             spec = run.run_dir / "request.json"
-            spec.write_text(run.request.model_dump_json(), encoding="utf-8")
+            try:
+                run.run_dir.mkdir(parents=True, exist_ok=True)
+                spec.write_text(run.request.model_dump_json(), encoding="utf-8")
+            except OSError as error:
+                raise not_writable(error) from error
             command = [sys.executable, "-P", "-m", "trainer", str(spec), "--plain"]
             command += ["--output-dir", str(run.output_dir), "--device", run.device]
             command += ["--resume"] if run.attempt > 1 else []
@@ -125,7 +129,7 @@ class _Reading:
         self._output = run.run_dir / OUTPUT
         self._lines = LineLogger(logger, run.position, check=self._check, clock=time.monotonic, prefixed=prefixed)
         self._position = run.position
-        self._stop_passed_on = False
+        self._stop_passed_on = self._waits_for_disk = False
         self._end: Exit | None = None
         self._read_until = float("inf")
 
@@ -134,23 +138,32 @@ class _Reading:
         with self._output.open("rb", buffering=0) as file:
             file.seek(self._position)
             try:
-                self._read(file.read)
+                self._read(file)
             except _EnoughRead:
                 left = os.fstat(file.fileno()).st_size - self._lines.position
                 self._logger.warning(f"Stopped: the last {left} bytes of output are not shown. See {self._output}")
+                self._tell_of_kill()
                 raise TrainingStopped from None
         assert self._end is not None
+        self._tell_of_kill()
         return self._end
 
-    def _read(self, read: Callable[[int], bytes]) -> None:
+    def _tell_of_kill(self) -> None:
+        if self._end is not None and self._end.killed_after_s is not None:
+            grace_s = self._end.killed_after_s
+            self._logger.warning(f"The trainer did not end within {grace_s:g} s of SIGTERM and was killed.")
+
+    def _read(self, file: FileIO) -> None:
         pause, is_over = POLL_S[0], False
         while True:
             self._check()
             is_over = is_over or self._is_over()  # asked before reading: the last bytes may come in between
-            chunk = read(CHUNK)
+            chunk = file.read(CHUNK)
             self._position += len(chunk)
             self._lines.feed(chunk)
             self._trainer.tell_position(self._position)
+            if self._waits_for_disk or not chunk:
+                self._tell_of_disk(file.fileno())
             if chunk:
                 pause = POLL_S[0]
             elif is_over:
@@ -169,6 +182,16 @@ class _Reading:
                 "The process that supervised the trainer was killed, or its folder was removed: the trainer ended "
                 "with it.",
             )
+
+    def _tell_of_disk(self, output: int) -> None:
+        """Once when the trainer begins to wait, and once when it goes on."""
+        if self._trainer.waits_for_disk(output) == self._waits_for_disk:
+            return
+        self._waits_for_disk = not self._waits_for_disk
+        if self._waits_for_disk:
+            self._logger.warning(f"{self._output} cannot be written: the trainer waits until its disk has room again.")
+        else:
+            self._logger.info("There is room on the disk again: the trainer goes on.")
 
     def _is_over(self) -> bool:
         is_supervised = self._trainer.is_supervised()

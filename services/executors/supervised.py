@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any, Self
 
 from services.executors import supervisor
 from services.executors.base import TRAINING_NICENESS
+from services.executors.memory import kill_counter
 from services.executors.supervisor import Ending, Process, below, boot_id, is_alive, read_json, read_status, running
 from trainer.errors import TrainingFailed
 
@@ -37,11 +39,24 @@ class Exit:
         returncode: exit status, or minus the number of the signal that killed it.
         stopped: it was asked to.
         start_error: why it did not even start.
+        killed_after_s: how long it was given to end when it was stopped, where it then had to be killed.
+        lacked_memory: the kernel killed something for want of memory when it ended, in the trainer's control group.
     """
 
     returncode: int = 0
     stopped: bool = False
     start_error: str | None = None
+    killed_after_s: float | None = None
+    lacked_memory: bool = False
+
+
+def not_writable(error: OSError) -> TrainingFailed:
+    """What becomes of a task whose own folder refuses what has to be there before its trainer starts."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    message = f"The trainer was not started: {error.filename or 'its folder'} could not be written ({error.strerror})."
+    if is_full:
+        message += " Free some space where STATE_DIR is, then start it again."
+    return TrainingFailed("disk_full" if is_full else "start_failed", message)
 
 
 class SupervisedTrainer:
@@ -75,6 +90,7 @@ class SupervisedTrainer:
             FileNotFoundError: the trainer has removed `run_dir` already.
         """
         run_dir = run_dir.resolve()
+        counter = kill_counter(Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace"))
         marks = {"TRAINING_TASK_ID": task_id, _RUN_DIR_MARK: str(run_dir)}
         spec = {
             "command": list(command),
@@ -83,22 +99,28 @@ class SupervisedTrainer:
             "stop_grace_s": grace_s,
             "niceness": TRAINING_NICENESS,
             "max_ahead": MAX_AHEAD,
+            "memory_kills": counter and str(counter),
         }
-        run_dir.mkdir(parents=True, exist_ok=True)
         log = run_dir / "supervisor.log"
         try:
+            run_dir.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as errors:
                 subprocess.run(  # noqa: S603 - a script of ours
                     [sys.executable, "-I", "-S", supervisor.__file__, str(run_dir)],
                     input=json.dumps(spec).encode("ascii"),
-                    stdout=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
                     stderr=errors,
                     env={**os.environ, **marks},
                     start_new_session=True,
                     check=True,
                 )
             started = cls.find(run_dir)
-        except (OSError, subprocess.CalledProcessError) as error:
+        except OSError as error:
+            raise not_writable(error) from error
+        except subprocess.CalledProcessError as error:
+            number, _, path = error.stdout.decode().strip().partition(" ")
+            if path:
+                raise not_writable(OSError(int(number), os.strerror(int(number)), path)) from error
             message = f"The process that supervises the trainer did not start ({error}). {log} may say why."
             raise TrainingFailed("start_failed", message) from error
         if started is None:
@@ -113,6 +135,15 @@ class SupervisedTrainer:
     def is_supervised(self) -> bool:
         """Whether there will be an `exit`, if there is none yet."""
         return self.is_of_this_boot and is_alive(self._supervisor)
+
+    def waits_for_disk(self, output: int) -> bool:
+        """Whether what it has printed, or how it ended, waits for room. Args: output: descriptor of its file."""
+        try:
+            fcntl.flock(output, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(output, fcntl.LOCK_UN)
+        return False
 
     def stop(self) -> None:
         """Ask it to end, and make it end when it does not. Returns at once."""

@@ -6,8 +6,10 @@ file, and at its end ends what it left running and writes down how it ended. The
 
 Run as `python -I -S supervisor.py RUN_DIR` (an absolute path) with the specification as JSON on stdin, so that
 no secret of the environment gets to the disk: `command` (list), `cwd`, `env`, `stop_grace_s`, `niceness`,
-`max_ahead` (bytes of output that may wait for the service). Returns once the supervisor proper, a child, has
-recorded itself, so nobody has to reap it. Standard library only: it must start fast and stay small. In RUN_DIR:
+`max_ahead` (bytes of output that may wait for the service), `memory_kills` (file with the kernel's count, or null).
+Returns once the supervisor proper, a child, has recorded itself, so nobody has to reap it; where a file refuses
+that, prints the number of the error and the file. Standard library only: it must start fast and stay small. In
+RUN_DIR:
 
     supervisor.json  who supervises and, once it runs, who trains; appears once and for good
     output.log       what the trainer printed, stdout and stderr as they came
@@ -15,7 +17,8 @@ recorded itself, so nobody has to reap it. Standard library only: it must start 
     exit.json        how it ended; the last thing that is written
     supervisor.log   what went wrong with the supervisor itself
 
-SIGTERM stops the trainer with all its descendants.
+SIGTERM stops the trainer with all its descendants. While the disk refuses what is to be written, output.log is locked
+(flock), which tells the service so without a byte: as long as it is, the trainer waits or its end is not written down.
 """
 
 from __future__ import annotations
@@ -34,10 +37,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+MEMORY_CHECK_S = 5.0
+"""Between two looks at the kernel's count of processes that it has killed for want of memory."""
 KILL_AFTER_S = 2.0
 """Between SIGTERM and SIGKILL for what a trainer that has ended left running."""
 RECORD, OUTPUT, READ, EXIT = "supervisor.json", "output.log", "read", "exit.json"
 
+_READY = "ready"
 _PIPE_SIZE = 2**20
 _RETRY_S = 0.5
 """Between two attempts to write to a disk that refuses, or to go on where the service is far behind."""
@@ -101,6 +107,7 @@ class Ending:
 
     def __init__(self, grace_s: float) -> None:
         self.deadline = time.monotonic() + grace_s
+        self.killed: set[int] = set()
         self._asked: set[Process] = set()
         self._beyond_us: set[Process] = set()
 
@@ -109,6 +116,8 @@ class Ending:
         left = [process for process in found if process not in self._beyond_us]
         signum = signal.SIGTERM if time.monotonic() < self.deadline else signal.SIGKILL
         for process in left:
+            if signum == signal.SIGKILL:
+                self.killed.add(process.pid)
             if signum == signal.SIGKILL or process not in self._asked:
                 self._asked.add(process)
                 self._send(process, signum)
@@ -157,6 +166,36 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+class MemoryKills:
+    """Whether the kernel has killed something for want of memory just now, in the control group of all this.
+
+    It counts them for the group, not for each process: one that was killed for a neighbour's hunger an hour ago
+    proves nothing.
+
+    Args:
+        counter: the file with the count, a line `oom_kill N`; `None` where there is none.
+    """
+
+    def __init__(self, counter: str | None) -> None:
+        self._counter = counter
+        self._counts = (self._count(), self._count())
+        self._counted = time.monotonic()
+
+    def look(self) -> None:
+        if time.monotonic() - self._counted >= MEMORY_CHECK_S:
+            self._counts, self._counted = (self._counts[1], self._count()), time.monotonic()
+
+    def have_risen(self) -> bool:
+        """Since the look before the last one."""
+        return self._count() > self._counts[0]
+
+    def _count(self) -> int:
+        if self._counter is not None:
+            with suppress(OSError, ValueError), open(self._counter, encoding="ascii") as file:  # noqa: PTH123
+                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        return 0
+
+
 class Supervisor:
     """One trainer, from its start to its exit status."""
 
@@ -169,12 +208,15 @@ class Supervisor:
         self._pipe: int | None = None
         self._written = self._read = 0
         self._unwritten = b""
+        self._is_waiting = False
         self._trainer = 0
         self._returncode: int | None = None
+        self._was_killed = self._lacked_memory = False
         self._stop_asked = self._stopped = False
         self._ending: Ending | None = None
         self._next_scan = 0.0
         self._scan_pause = _SCAN_S[0]
+        self._memory_kills = MemoryKills(spec["memory_kills"])
 
         self._log = os.open(run_dir / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._wakeup = self._listen()
@@ -195,7 +237,14 @@ class Supervisor:
         while not self._step():
             pass
         self._drain()
-        self._conclude({"returncode": self._returncode, "stopped": self._stopped})
+        self._conclude(
+            {
+                "returncode": self._returncode,
+                "stopped": self._stopped,
+                "killed_after_s": self._spec["stop_grace_s"] if self._was_killed else None,
+                "lacked_memory": self._lacked_memory,
+            }
+        )
 
     def _listen(self) -> int:
         """Make signals wake the loop; returns what to poll. A handler, unlike SIG_IGN, is not inherited."""
@@ -240,10 +289,11 @@ class Supervisor:
         poll.register(self._wakeup, select.POLLIN)
         if self._pipe is not None and not self._unwritten and not is_behind:
             poll.register(self._pipe, select.POLLIN)
-        pauses = [_RETRY_S] if self._unwritten or is_behind else []
+        pauses = [_RETRY_S if self._unwritten or is_behind else MEMORY_CHECK_S]
         if self._ending:
             pauses.append(max(0.0, self._next_scan - time.monotonic()))
-        ready = {descriptor for descriptor, _ in poll.poll(1000 * min(pauses) if pauses else None)}
+        ready = {descriptor for descriptor, _ in poll.poll(1000 * min(pauses))}
+        self._memory_kills.look()
         if self._wakeup in ready:
             os.read(self._wakeup, 4096)
             self._reap()
@@ -265,6 +315,8 @@ class Supervisor:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self._trainer:
                     self._returncode = os.waitstatus_to_exitcode(ended[1])
+                    self._was_killed = self._ending is not None and self._trainer in self._ending.killed
+                    self._lacked_memory = not self._was_killed and self._memory_kills.have_risen()
         self._next_scan = 0.0
 
     def _pump(self, size: int) -> None:
@@ -287,6 +339,13 @@ class Supervisor:
                 size = os.write(self._log, self._unwritten)
                 self._written += size
                 self._unwritten = self._unwritten[size:]
+        self._tell_waiting(bool(self._unwritten))
+
+    def _tell_waiting(self, is_waiting: bool) -> None:
+        if is_waiting != self._is_waiting:
+            with suppress(OSError):  # the service is just looking: next time
+                fcntl.flock(self._log, fcntl.LOCK_EX | fcntl.LOCK_NB if is_waiting else fcntl.LOCK_UN)
+                self._is_waiting = is_waiting
 
     def _end_what_should(self) -> bool:
         has_ended = self._returncode is not None
@@ -330,6 +389,7 @@ class Supervisor:
             try:
                 write_json(self._run_dir / EXIT, how)
             except OSError:
+                self._tell_waiting(True)
                 time.sleep(_RETRY_S)
             else:
                 return
@@ -342,16 +402,22 @@ def main() -> int:
     ready, report = os.pipe()
     if os.fork():
         os.close(report)
-        return 0 if os.read(ready, 1) else 1
+        said = os.read(ready, 4096).decode()
+        print(said.removeprefix(_READY))
+        return 0 if said.startswith(_READY) else 1
     os.setsid()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # somebody waits for the end of it
     os.chdir("/")  # no folder is kept busy
     os.close(ready)
     try:
         supervisor = Supervisor(run_dir, spec)
     except FileExistsError:  # another one was first
-        os.write(report, b"1")
+        os.write(report, _READY.encode())
         return 0
-    os.write(report, b"1")
+    except OSError as error:
+        os.write(report, f"{error.errno} {error.filename}".encode())
+        return 1
+    os.write(report, _READY.encode())
     os.close(report)
     supervisor.run()
     return 0

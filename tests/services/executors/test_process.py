@@ -51,6 +51,9 @@ IGNORE_SIGTERM = """
     time.sleep(600)
 """
 
+KILL_IN_GROUP = """import os, sys; open("../memory.events", "w").write("oom 5\\noom_kill 3\\n");"""
+"""What the kernel notes of a process that it kills in a control group."""
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
@@ -125,6 +128,27 @@ class TestEnds:
     def test_out_of_memory_is_the_reason_where_the_output_proves_it(self, start: Start, code: str) -> None:
         assert failure(start(code))[0] == "out_of_memory"
 
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            (f"{KILL_IN_GROUP} os.kill(os.getpid(), 9)", "out_of_memory"),
+            (f"{KILL_IN_GROUP} sys.exit(137)", "out_of_memory"),
+            (f"{KILL_IN_GROUP} os.kill(os.getpid(), 11)", "killed_by_signal_11"),
+            ("import os; os.kill(os.getpid(), 9)", "killed_by_signal_9"),
+        ],
+        ids=["killed", "a shell says so", "another signal", "no count"],
+    )
+    def test_a_kill_is_for_want_of_memory_where_the_kernel_counted_one(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
+    ) -> None:
+        counter = tmp_path / "memory.events"
+        counter.write_text("oom 4\noom_kill 2\n")
+        monkeypatch.setattr(supervised, "kill_counter", lambda cgroups: counter)
+        task = start(code)
+        why, message = failure(task)
+        assert why == reason
+        assert ("no memory left" in message) == (reason == "out_of_memory")
+
     def test_out_of_memory_that_was_overcome_is_no_failure(self, start: Start) -> None:
         assert start("print('MemoryError: trying a smaller batch')").end() is None
 
@@ -161,8 +185,9 @@ class TestEnds:
         (run.run_dir / "output.log").mkdir()
         reason, message = failure(Task(ProcessExecutor(), run))
         assert reason == "start_failed"
-        assert "supervisor.log may say why" in message
-        assert "IsADirectoryError" in (run.run_dir / "supervisor.log").read_text()
+        assert (
+            message == f"The trainer was not started: {run.run_dir}/output.log could not be written (Is a directory)."
+        )
 
 
 class TestLeftovers:
@@ -222,6 +247,8 @@ class TestStop:
         task.wait_for(lambda messages: messages == ["ready", "ready"])
         assert isinstance(task.stop(), TrainingStopped)
         assert left_of(task.current) == []
+        assert task.messages[2:] == ["The trainer did not end within 0.3 s of SIGTERM and was killed."]
+        assert task.records[-1].levelname == "WARNING"
 
     def test_infinite_output_is_stopped_with_every_line_so_far_whole(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
@@ -414,11 +441,25 @@ class TestOutput:
         resource.prlimit(its_supervisor, resource.RLIMIT_FSIZE, (10_001, limits[1]))
         (task.current.output_dir / "go").write_text("")
         output = task.current.run_dir / "output.log"
-        _wait_until_quiet(output)
+        waits = f"{output} cannot be written: the trainer waits until its disk has room again."
+        task.wait_for_line(waits)
         assert output.stat().st_size == 10_001
         resource.prlimit(its_supervisor, resource.RLIMIT_FSIZE, limits)
         assert task.end() is None
-        assert whole_numbers(task.messages[1:])[-1] == 99999
+        told = [waits, "There is room on the disk again: the trainer goes on."]
+        assert [line for line in task.messages if line in told] == told
+        assert whole_numbers([line for line in task.messages[1:] if line not in told])[-1] == 99999
+
+    def test_an_end_that_the_disk_refuses_is_told_when_it_takes_it(self, start: Start) -> None:
+        task = start(["sh", "-c", "mkfifo go; echo ready; cat go; exit 3"])
+        task.wait_for_line("ready")
+        its_supervisor = supervisor(task).pid
+        limits = resource.prlimit(its_supervisor, resource.RLIMIT_FSIZE)
+        resource.prlimit(its_supervisor, resource.RLIMIT_FSIZE, (0, limits[1]))
+        (task.current.output_dir / "go").write_text("")
+        task.wait_for(lambda messages: messages[-1].endswith("until its disk has room again."))
+        resource.prlimit(its_supervisor, resource.RLIMIT_FSIZE, limits)
+        assert failure(task)[0] == "exit_code_3"
 
     def test_a_line_of_100_megabytes_is_one_line(self, start: Start) -> None:
         task = start("import sys\nfor _ in range(100): sys.stdout.write('x' * 10**6)\nprint(); print('next')")
