@@ -20,9 +20,11 @@ from fastapi.middleware.cors import CORSMiddleware
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from api import errors
-from api.routers import parsing, resources, system, training
+from api import docs, errors
+from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
+from api.routers import parsing, resources, session, system, training
 from api.security import RequestGuard
+from api.session import Tokens
 from api.startup import PlainStart
 from services.devices import list_gpus
 from services.executors.base import Executor
@@ -68,19 +70,23 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         version=VERSION,
         description="Start a training, poll it, watch it live. The trainer's own log lines are the interface.",
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages run whatever a server elsewhere hands out
+        redoc_url=None,
     )
     errors.install(app)
+    app.state.tokens = tokens = Tokens([token.get_secret_value() for token in configured.api_tokens])
     app.add_middleware(
         RequestGuard,
         hosts=(configured.host, *configured.allowed_hosts),
         origins=configured.allowed_origins,
-        tokens=[token.get_secret_value() for token in configured.api_tokens],
+        tokens=tokens,
         max_body_bytes=configured.max_body_bytes,
     )
     if configured.allowed_origins:  # around the guard, so that an allowed page can read why it was refused
         app.add_middleware(
             CORSMiddleware,
             allow_origins=configured.allowed_origins,
+            allow_credentials=True,
             allow_methods=["*"],
             allow_headers=["*"],
         )
@@ -88,7 +94,9 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     app.include_router(training.router, max_body_size=configured.max_body_bytes)
     app.include_router(parsing.router, max_body_size=configured.max_body_bytes)
     app.include_router(resources.router, max_body_size=configured.max_body_bytes)
+    app.include_router(session.router)
     app.include_router(system.router)
+    app.include_router(docs.router)
 
     @app.get("/", summary="接口列表", tags=["系统接口"], responses=errors.documented(401, 403))
     async def get_routes() -> dict[str, Any]:
@@ -152,6 +160,21 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    """Half of the files that may be open are for connections; the store and the trainers need some too."""
+    connections = min(raise_file_limit() // 2, MOST_CONNECTIONS)
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=bounded_protocol(request_timeout_s=settings.request_timeout_s, max_connections=connections),
+        ws="none",
+        backlog=min(connections // 2, 2048),  # so many are accepted at once, before any is closed for them
+        timeout_graceful_shutdown=1,
+        access_log=False,
+    )
+
+
 def main(executor: Executor | None = None) -> int:
     """Run the service until SIGTERM or Ctrl-C; 0 if it ended as it should."""
     try:
@@ -166,8 +189,7 @@ def main(executor: Executor | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     app = create_app(settings, executor)
-    config = uvicorn.Config(app, host=settings.host, port=settings.port, timeout_graceful_shutdown=1, access_log=False)
-    server = Server(config, app)
+    server = Server(server_config(settings, app), app)
     server.run()
     return 0 if server.started else 1
 

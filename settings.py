@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
         description="web origins whose pages may use the service, e.g. https://lab.example, separated by ','",
     )
     max_body_bytes: int = Field(default=1_048_576, ge=1024, description="largest request body")
+    request_timeout_s: float = Field(
+        default=30, gt=0, le=3600, description="seconds that the headers and the body of a request may take to arrive"
+    )
 
     @field_validator("data_roots", "save_roots", mode="before")
     @classmethod
@@ -67,6 +71,16 @@ class Settings(BaseSettings):
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _whole_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"https?://[^/\s*@]+", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin of web pages: name each as scheme://host or scheme://host:port"
+                )
+        return origins
 
     @model_validator(mode="after")
     def _safe_beyond_loopback(self) -> Self:

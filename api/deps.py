@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query, Request
 
+from api.session import Tokens
 from services.training_service import TrainingService
 
 
@@ -13,6 +14,12 @@ def get_service(request: Request) -> TrainingService:
     service = request.app.state.service
     assert isinstance(service, TrainingService)
     return service
+
+
+def get_tokens(request: Request) -> Tokens:
+    tokens = request.app.state.tokens
+    assert isinstance(tokens, Tokens)
+    return tokens
 
 
 def get_metric_names(
@@ -25,4 +32,5 @@ def get_metric_names(
 
 
 Service = Annotated[TrainingService, Depends(get_service)]
+AcceptedTokens = Annotated[Tokens, Depends(get_tokens)]
 MetricNames = Annotated[frozenset[str] | None, Depends(get_metric_names)]

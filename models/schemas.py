@@ -412,6 +412,12 @@ class HealthResponse(BaseModel):
     storage: str = Field(description="ok, or why writing waits")
 
 
+class SessionResponse(BaseModel):
+    """Answer to a browser's sign-in and sign-out; the session itself is in the cookie."""
+
+    expires_at: datetime | None = Field(default=None, description="absent: no session, or none is needed")
+
+
 class FieldProblem(BaseModel):
     """What is wrong with one field of a request, and what to do about it."""
 

@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser
 
 from app_refactored import build_service, create_app
 from services.training_service import TrainingService
 from settings import Settings
+from tests.chromium import launch
 from tests.running_server import RunningServer
 from tests.scripted_executor import ScriptedExecutor
 
@@ -102,3 +104,9 @@ def server(serve: Callable[..., RunningServer]) -> RunningServer:
 def http(server: RunningServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launch() as chromium:
+        yield chromium

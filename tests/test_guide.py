@@ -27,7 +27,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page
 from pydantic import SecretStr
 
 import app_refactored
@@ -47,11 +47,6 @@ LAST_MESSAGE = "任务结束"
 TOKEN = "a-token"
 HELD = 1
 """As `seed` of a request: train until told to stop."""
-CHROMIUM = Path("/usr/bin/chromium")
-CHROMIUM_ARGUMENTS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 
 PYTHON_SHIM = """\
 #!/bin/sh
@@ -258,18 +253,6 @@ def workplace(
     }
     guarded = functools.partial(serve, **options, api_tokens=(SecretStr(TOKEN),), state_dir=tmp_path / "guarded")
     return Workplace(images, serve(**options), functools.cache(guarded), printed, may_print)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        reason = f"the web examples need {CHROMIUM}"
-        assert "CI" not in os.environ, reason
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api.security import RequestGuard
+from api.session import Tokens
 from settings import Settings
 from tests.api.conftest import Dictate, Start, Watch
 from tests.running_server import RunningServer
@@ -30,6 +32,8 @@ ROUTES = [
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
     ("GET", "/api/v1/health"),
+    ("POST", "/api/v1/session"),
+    ("DELETE", "/api/v1/session"),
     ("GET", "/api/v2/models"),
     ("POST", "/api/v2/training/start"),
     ("GET", "/api/v2/training"),
@@ -81,7 +85,19 @@ def test_this_machine_is_answered_by_any_of_its_own_names(http: httpx.Client, ho
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost.evil.example", "127.0.0.1.evil.example:8000", "evil.example:127.0.0.1", "10.0.0.1", "[::2]", ""],
+    [
+        *("localhost.evil.example", "127.0.0.1.evil.example:8000", "evil.example:127.0.0.1", "10.0.0.1", "[::2]", ""),
+        *(
+            "localhost:8000@evil.example",
+            "localhost@evil.example",
+            "evil.example@localhost",
+            "localhost:x",
+            "localhost:1:2",
+        ),
+        *("localhost.", "[::1", "::1", "[::1]evil.example", "[::1]@evil.example", "[::ffff:127.0.0.1]", "[::1%lo]"),
+        *("127.1", "2130706433", "0x7f.0.0.1", "0.0.0.0", "localhost, evil.example", "localhost evil.example"),
+        *("localhost/evil.example", "localhost\\evil.example", "http://localhost", "*", "localhost\t:8000"),
+    ],
 )
 def test_names_that_only_look_like_this_machine_are_refused(http: httpx.Client, host: str) -> None:
     assert refused(http.get("/", headers={"Host": host}), 403, "host_not_allowed")
@@ -92,6 +108,38 @@ def test_a_request_without_a_host_is_refused(server: RunningServer) -> None:
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
         connection.sendall(b"GET /api/v1/health HTTP/1.0\r\n\r\n")
         assert connection.makefile("rb").readline().split()[1] == b"403"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Host: localhost", b"Host: evil.example"),
+        (b"Host: evil.example", b"Host: localhost"),
+        (b"Host: localhost", b"Host: localhost"),
+        (b"Host: evil.example", b"X-Forwarded-Host: localhost", b"Forwarded: host=localhost"),
+    ],
+)
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_second_host_is_none(server: RunningServer, lines: tuple[bytes, ...], version: bytes) -> None:
+    status, _ = ask_raw(server, b"GET /api/v2/models HTTP/" + version, *lines)
+
+    assert status in {400, 403}
+
+
+@pytest.mark.parametrize("target", [b"http://evil.example/api/v2/models", b"//evil.example/api/v2/models", b"*"])
+@pytest.mark.parametrize("method", [b"GET", b"OPTIONS", b"DELETE", b"CONNECT"])
+def test_a_target_that_is_no_path_reaches_no_route(server: RunningServer, method: bytes, target: bytes) -> None:
+    status, _ = ask_raw(server, method + b" " + target + b" HTTP/1.1", b"Host: localhost")
+
+    assert status in {400, 404, 405}
+
+
+def ask_raw(server: RunningServer, *lines: bytes) -> tuple[int, bytes]:
+    """Status and rest of the answer to a request that no client would send."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(b"\r\n".join([*lines, b"Connection: close", b"", b""]))
+        answer = connection.makefile("rb").read()
+    return int(answer.split()[1]), answer
 
 
 def test_allowed_hosts_adds_names(serve_module: ServeModule) -> None:
@@ -119,15 +167,53 @@ FOREIGN: dict[str, dict[str, str]] = {
     "a sibling without an origin": {"Sec-Fetch-Site": "same-site"},
     "an origin that is no URL": {"Origin": "http://[evil"},
     "an empty origin": {"Origin": ""},
+    "its host as another scheme": {"Origin": "ftp://127.0.0.1:{port}"},
+    "its host within a name": {"Origin": "http://127.0.0.1:{port}.evil.example"},
+    "its host as user": {"Origin": "http://127.0.0.1:{port}@evil.example"},
+    "its host alone": {"Origin": "127.0.0.1:{port}"},
+    "its origin, with a path": {"Origin": "http://127.0.0.1:{port}/"},
+    "its origin, seen from elsewhere": {"Origin": "http://127.0.0.1:{port}", "Sec-Fetch-Site": "same-site"},
+    "two origins in one": {"Origin": "http://127.0.0.1:{port} https://evil.example"},
 }
 
 
 @pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize(("method", "path"), CHANGING)
 def test_a_foreign_page_cannot_change_anything(
-    http: httpx.Client, method: str, path: str, headers: dict[str, str]
+    server: RunningServer, http: httpx.Client, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    assert refused(http.request(method, path, headers=headers), 403, "origin_not_allowed")
+    sent = {name: value.replace("{port}", str(server.port)) for name, value in headers.items()}
+    assert refused(http.request(method, path, headers=sent), 403, "origin_not_allowed")
+
+
+@pytest.mark.parametrize("name", ["Origin", "Sec-Fetch-Site"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_one_of_two_headers_that_is_foreign_is_enough(server: RunningServer, name: str, reverse: bool) -> None:
+    own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}[name]
+    foreign = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}[name]
+    values = [foreign, own] if reverse else [own, foreign]
+    sent = [("Host", f"127.0.0.1:{server.port}"), *((name, value) for value in values)]
+    answer = httpx.post(f"{server.url}/api/v2/training/some/stop", headers=sent)
+
+    assert refused(answer, 403, "origin_not_allowed")
+
+
+@pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"])
+def test_a_header_makes_no_other_method_of_a_safe_one(
+    http: httpx.Client, dictate: Dictate, start: Start, name: str
+) -> None:
+    dictate().end()
+    task_id = start()
+    assert '"status":"completed"' in http.get(f"/api/v2/training/{task_id}/logs").text
+    http.get(f"/api/v2/training/{task_id}", params={"_method": "DELETE"}, headers={name: "DELETE"})
+
+    assert http.get(f"/api/v2/training/{task_id}").status_code == 200
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PUT", "PATCH", "PROPFIND"])
+def test_other_methods_do_nothing(http: httpx.Client, method: str) -> None:
+    for path in ("/api/v2/training", "/api/v2/training/some/stop", "/api/v1/session"):
+        assert http.request(method, path).status_code == 405
 
 
 def test_a_refused_stop_or_delete_has_no_effect(http: httpx.Client, dictate: Dictate, start: Start) -> None:
@@ -162,6 +248,19 @@ def test_a_foreign_page_gets_no_permission_to_read(http: httpx.Client) -> None:
     answer = http.get("/api/v2/training", headers={"Origin": PAGE, "Sec-Fetch-Site": "cross-site"})
 
     assert "access-control-allow-origin" not in answer.headers
+
+
+# --- Frames and embedding: a page that shows an answer as something else -----------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/api/v2/models", "/nowhere", "/api/v2/training"])
+def test_no_page_can_frame_or_embed_an_answer(http: httpx.Client, path: str) -> None:
+    for answer in (http.get(path), http.get(path, headers={"Host": "evil.example"})):
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
 # --- CORS: pages of one's own ------------------------------------------------------------------------------------
@@ -435,6 +534,14 @@ def test_tokens_that_are_blank_are_none(tokens: str) -> None:
         Settings(host="0.0.0.0", api_tokens=tokens, data_roots="/d", save_roots="/s")
 
 
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "lab.example", "https://lab.example/", "https://lab.example/page", "x"]
+)
+def test_an_origin_that_would_match_nothing_or_everything_is_refused_at_the_start(origin: str) -> None:
+    with pytest.raises(ValidationError, match="is no origin of web pages"):
+        Settings(allowed_origins=f"https://other.example:8443, {origin}")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
 def test_loopback_needs_nothing(host: str) -> None:
     assert Settings(host=host).is_loopback
@@ -476,7 +583,7 @@ async def test_without_tokens_only_this_machines_own_addresses_are_answered(addr
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    guard = RequestGuard(route, hosts=(), origins=(), tokens=(), max_body_bytes=1024)
+    guard = RequestGuard(route, hosts=(), origins=(), tokens=Tokens(()), max_body_bytes=1024)
     scope = {
         "type": "http",
         "method": "GET",
@@ -497,8 +604,51 @@ async def test_without_tokens_only_this_machines_own_addresses_are_answered(addr
     assert answers[0]["status"] == status
 
 
+async def test_a_proxys_headers_do_not_make_this_machine_of_another_address() -> None:
+    """`uvicorn --host 0.0.0.0 --forwarded-allow-ips '*'` believes them of everybody."""
+    guard = RequestGuard(lambda *_: None, hosts=(), origins=(), tokens=Tokens(()), max_body_bytes=1024)  # type: ignore[arg-type]
+    trusting = ProxyHeadersMiddleware(guard, trusted_hosts="*")  # type: ignore[arg-type]
+    forged = [(b"x-forwarded-for", b"127.0.0.1"), (b"x-forwarded-host", b"localhost"), (b"x-real-ip", b"127.0.0.1")]
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/api/v2/training",
+        "headers": [(b"host", b"localhost"), *forged],
+        "client": ("192.0.2.9", 1234),
+        "server": ("192.0.2.7", 8000),
+        "scheme": "http",
+    }
+    answers: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    await trusting(scope, receive, send)  # type: ignore[arg-type]
+
+    assert answers[0]["status"] == 403
+
+
+async def test_a_websocket_is_refused() -> None:
+    guard = RequestGuard(lambda *_: None, hosts=(), origins=(), tokens=Tokens(()), max_body_bytes=1024)  # type: ignore[arg-type]
+    answers: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    scope = {"type": "websocket", "path": "/", "headers": [(b"host", b"localhost")], "server": ("127.0.0.1", 8000)}
+    await guard(scope, receive, send)
+
+    assert [answer["type"] for answer in answers] == ["websocket.close"]
+
+
 def test_an_ipv6_address_to_listen_on_is_one_to_be_addressed_by() -> None:
-    guard = RequestGuard(lambda *_: None, hosts=("fd00::1",), origins=(), tokens=("t",), max_body_bytes=1024)  # type: ignore[arg-type]
+    guard = RequestGuard(lambda *_: None, hosts=("fd00::1",), origins=(), tokens=Tokens(("t",)), max_body_bytes=1024)  # type: ignore[arg-type]
     headers = [(b"host", b"[fd00::1]:8000"), (b"authorization", b"Bearer t")]
 
     assert guard._refusal({"type": "http", "method": "GET", "path": "/", "headers": headers}) is None
