@@ -12,7 +12,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    WithJsonSchema,
+)
 
 
 class TaskStatus(StrEnum):
@@ -65,6 +75,8 @@ FreeText = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*
 Argument = Annotated[str, StringConstraints(max_length=131_071, pattern=r"^[^\x00]*$")]
 """Linux takes no longer string (execve(2), MAX_ARG_STRLEN), and none with NUL."""
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,255}$")]
+LocalTime = Annotated[datetime, WithJsonSchema({"type": "string", "format": "date-time-local"})]
+"""Of the published contract: without an offset, so no `date-time` of RFC 3339. The name is the OpenAPI registry's."""
 MetricName = Annotated[str, StringConstraints(pattern=r"^\w[\w./@-]{0,63}$")]
 """No comma: `?metrics=` separates names by it."""
 
@@ -192,7 +204,11 @@ class CommandRequest(TaskRequest):
     )
     working_dir: PathText = Field(description="folder that the command runs in")
     env: dict[EnvironmentName, Argument] = Field(
-        default={}, max_length=1000, repr=False, description="environment variables, added to the service's own"
+        default={},
+        max_length=1000,
+        repr=False,
+        description="environment variables, added to the service's own",
+        json_schema_extra={"additionalProperties": False},
     )
     device: Device = Field(
         default="cuda", description="device that is kept for the command; it sees this GPU only, or none with cpu"
@@ -283,8 +299,8 @@ class TaskResponse(BaseModel):
     current_epoch: int | float | None = Field(default=None, description="当前训练轮次")
     total_epochs: int | None = Field(default=None, description="总训练轮次")
     latest_metrics: TrainingMetrics | None = Field(default=None, description="最新的训练指标")
-    created_at: datetime
-    updated_at: datetime
+    created_at: LocalTime
+    updated_at: LocalTime
     name: str | None = None
     description: str | None = None
     priority: int | None = None
@@ -307,7 +323,7 @@ class TaskResponse(BaseModel):
 class DetailedLogEntry(BaseModel):
     """One log line: the data of one SSE event, and one row of the history."""
 
-    timestamp: datetime
+    timestamp: LocalTime
     level: str
     message: str
     metrics: dict[str, int | float | None] | None = Field(default=None, description="metrics read from this line")
