@@ -11,11 +11,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from models.schemas import START_TAGS, ErrorResponse, FieldProblem, wire
 from services.errors import ServiceError, StorageUnavailable
 
 logger = logging.getLogger(__name__)
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 BODY_TOO_LARGE = "The body is larger than this service accepts; see MAX_BODY_BYTES."
 
@@ -64,19 +67,35 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         code = getattr(error, "code", None) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        detail = str(error.detail)
-        if error.status_code == 404:
+        detail, headers = str(error.detail), dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed_methods(request))
+            detail = f"{request.url.path} takes {headers['Allow']} only."
+        elif error.status_code == 404:
             detail = f"There is no {request.url.path}. GET / lists all routes."
         elif error.status_code == 413:
             detail, code = BODY_TOO_LARGE, "body_too_large"
-        return error_response(error.status_code, detail, code, headers=dict(error.headers or {}))
+        return error_response(error.status_code, detail, code, headers=headers)
 
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> JSONResponse:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        logger.error("%s %r failed", request.method, request.url.path, exc_info=error)
         # uvicorn closes the connection behind an exception; unsaid, a client's next request would run into that.
         headers = {"Connection": "close"}
         return error_response(500, "The service has made a mistake; its log says which.", "internal_error", (), headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Of all routes of a path; Starlette names those of the first one (RFC 9110, 10.2.1 Allow)."""
+    app, scope = request.app, request.scope
+    fixed = app.openapi()["paths"].get(request.url.path)
+    if fixed is not None:  # its last part is a word of its own, and no task_id
+        return [method.upper() for method in fixed]
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
+    ]
 
 
 def _field_problem(error: dict[str, Any]) -> FieldProblem:
