@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,15 +36,21 @@ class PathPolicy:
 
 
 def _check(field: str, path: str, roots: Sequence[Path], setting: str) -> None:
-    if not roots:
-        return
+    if roots:
+        _resolve_below(field, path, roots, setting)
+
+
+def _resolve_below(field: str, path: str, roots: Sequence[Path], setting: str) -> tuple[Path, Path]:
+    """The root that holds `path`, and where in it `path` leads; both without a link in them."""
     try:
         resolved = Path(path).resolve()
     except (OSError, RuntimeError) as error:  # a loop of links
         raise PathForbidden(f"{field}: {path!r} cannot be resolved: {error}") from error
-    if not any(resolved.is_relative_to(root.resolve()) for root in roots):
-        allowed = ", ".join(str(root) for root in roots)
-        raise PathForbidden(f"{field}: {path!r} is outside the folders this service may use ({setting}: {allowed}).")
+    for root in roots:
+        if resolved.is_relative_to(found := root.resolve()):
+            return found, resolved.relative_to(found)
+    allowed = ", ".join(str(root) for root in roots)
+    raise PathForbidden(f"{field}: {path!r} is outside the folders this service may use ({setting}: {allowed}).")
 
 
 def is_on_disk(found: os.stat_result) -> bool:
@@ -53,29 +60,63 @@ def is_on_disk(found: os.stat_result) -> bool:
     )
 
 
-def claim_output_dir(save_path: str, name: str | None, task_id: str) -> Path:
+def claim_output_dir(save_path: str, name: str | None, task_id: str, roots: Sequence[Path] = ()) -> Path:
     """Make the folder of a run. The file system decides which of two runs that want one name gets it.
+
+    Args:
+        save_path: made too, if it is not there.
+        name: the folder's; the `task_id`, if not given. What is there already, a link too, is never used.
+        task_id: the run's.
+        roots: it is made below one of them, whatever becomes a link meanwhile; none: anywhere.
 
     Raises:
         TaskConflict: there is such a folder, with an earlier run in it.
         InvalidRequest: `save_path` cannot be written to.
+        PathForbidden: it leads out of the roots.
     """
-    parent = Path(save_path).absolute()
-    output_dir = parent / (name or task_id)
+    root, below = Path(save_path).absolute(), Path()
+    if roots:
+        root, below = _resolve_below("save_path", save_path, roots, "SAVE_ROOTS")
+    output_dir = root / below / (name or task_id)
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        with _folder_below(root, below) as parent:
+            if not _make_folder(output_dir.name, parent):
+                raise TaskConflict(
+                    f"{output_dir} exists already. "
+                    f"Choose another {'name' if name else 'task_id'}, or move the folder away.",
+                    code="name_in_use",
+                )
     except OSError as error:
-        raise _unwritable(parent, error) from error
-    try:
-        output_dir.mkdir()
-    except FileExistsError as error:
-        raise TaskConflict(
-            f"{output_dir} exists already. Choose another {'name' if name else 'task_id'}, or move the folder away.",
-            code="name_in_use",
-        ) from error
-    except OSError as error:
-        raise _unwritable(parent, error) from error
+        raise _unwritable(output_dir.parent, error) from error
     return output_dir
+
+
+@contextmanager
+def _folder_below(root: Path, below: Path) -> Iterator[int]:
+    """A descriptor of the folder `root / below`, made where it is not there.
+
+    What has become a link since `below` was resolved is not followed: NotADirectoryError.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    folder = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    try:
+        for part in below.parts:
+            _make_folder(part, folder)
+            inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _make_folder(name: str, parent: int) -> bool:
+    """Whether there was nothing of the name in the folder with this descriptor."""
+    try:
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _unwritable(path: Path, error: OSError) -> InvalidRequest:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from services import paths
 from services.errors import InvalidRequest, PathForbidden, ServiceError, TaskConflict
 from services.paths import PathPolicy, claim_output_dir
 
@@ -64,6 +68,33 @@ class TestReading:
     def test_one_of_several_roots_is_enough(self, root: Path) -> None:
         self.check(root.parent / "secret", root, root.parent / "secret")
 
+    def test_a_root_that_is_not_there_yet_is_one_already(self, tmp_path: Path) -> None:
+        self.check(tmp_path / "later/cats", tmp_path / "later")
+        with pytest.raises(PathForbidden):
+            self.check(tmp_path / "later/../secret", tmp_path / "later")
+
+    @pytest.mark.parametrize(
+        "path", ["../DATA", "../data ", "../data\u200b", "../ｄata", "../data.", "%2e%2e/secret/.."]
+    )
+    def test_a_name_that_looks_alike_is_another(self, root: Path, path: str) -> None:
+        self.check(root / "café" / "cafe\u0301", root)  # neither is there; both are inside, whatever their form
+        if path.startswith(".."):
+            with pytest.raises(PathForbidden):
+                self.check(root / path, root)
+        else:
+            self.check(root / path, root)
+
+    @pytest.mark.parametrize("path", ["", "/", "//", "/.", "/cats/", "/cats//", "//cats/./"])
+    def test_slashes_more_or_less_change_nothing(self, root: Path, path: str) -> None:
+        self.check(f"{root}{path}", root)
+
+    def test_a_path_is_judged_again_when_it_has_become_a_link(self, root: Path) -> None:
+        self.check(root / "cats", root)
+        (root / "cats").rmdir()
+        (root / "cats").symlink_to(root.parent / "secret")
+        with pytest.raises(PathForbidden):
+            self.check(root / "cats", root)
+
     def test_without_roots_everything_is_allowed(self) -> None:
         self.check("/etc/../anything")
 
@@ -119,6 +150,54 @@ class TestOutputFolder:
         with pytest.raises(InvalidRequest, match="cannot be written to"):
             claim_output_dir(str(tmp_path), "长" * 120, "id")
 
+    @pytest.mark.parametrize("inside", [True, False])
+    def test_a_link_of_its_name_that_was_put_there_before_is_neither_used_nor_followed(
+        self, tmp_path: Path, inside: bool
+    ) -> None:
+        root, target = tmp_path / "root", tmp_path / ("root/other" if inside else "secret")
+        root.mkdir()
+        target.mkdir()
+        (root / "first").symlink_to(target)
+        with pytest.raises(TaskConflict):
+            claim_output_dir(str(root), "first", "id", [root])
+        assert list(target.iterdir()) == []
+
+    def test_it_is_made_below_a_root_whatever_leads_there(self, tmp_path: Path) -> None:
+        root = tmp_path / "root"
+        (tmp_path / "alias").symlink_to(root)  # the root itself is not there yet
+        for save_path in (root / "deep/er", tmp_path / "alias/deep/er", root / "deep/../deep/er/"):
+            name = f"run-{len(str(save_path))}"
+            assert claim_output_dir(str(save_path), name, "id", [tmp_path / "alias"]) == root / "deep/er" / name
+        with pytest.raises(PathForbidden):
+            claim_output_dir(str(root / "../secret"), "first", "id", [root])
+        assert not (tmp_path / "secret").exists()
+
+    def test_a_folder_that_becomes_a_link_after_the_check_is_not_followed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root, secret = tmp_path / "root", tmp_path / "secret"
+        (root / "mine").mkdir(parents=True)
+        secret.mkdir()
+        resolve = paths._resolve_below
+
+        def resolve_and_swap(*arguments: Any) -> tuple[Path, Path]:
+            found = resolve(*arguments)
+            (root / "mine").rmdir()
+            (root / "mine").symlink_to(secret)
+            return found
+
+        monkeypatch.setattr(paths, "_resolve_below", resolve_and_swap)
+        with pytest.raises(InvalidRequest, match="cannot be written to"):
+            claim_output_dir(str(root / "mine"), "first", "id", [root])
+        assert list(secret.iterdir()) == []
+
+    def test_no_file_stays_open(self, tmp_path: Path) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        for name in ("first", "first", "second"):
+            with suppress(TaskConflict):
+                claim_output_dir(str(tmp_path / "a/b/c"), name, "id", [tmp_path])
+        assert len(os.listdir("/proc/self/fd")) == before
+
     def test_of_many_that_want_one_name_exactly_one_gets_it(self, tmp_path: Path) -> None:
         outcomes: list[str] = []
         barrier = threading.Barrier(20)
@@ -126,7 +205,7 @@ class TestOutputFolder:
         def claim() -> None:
             barrier.wait()
             try:
-                claim_output_dir(str(tmp_path / "not/there/yet"), "first", "id")
+                claim_output_dir(str(tmp_path / "not/there/yet"), "first", "id", [tmp_path])
             except ServiceError as error:
                 outcomes.append(error.code)
             else:
