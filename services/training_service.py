@@ -255,7 +255,7 @@ class TrainingService(BaseService):
         """Make a task of a request that has been checked, and run it as soon as its device is free."""
         output_dir = self._runs_dir / task_id
         if isinstance(request, TrainingRequest):
-            output_dir = claim_output_dir(request.save_path, request.name, task_id)
+            output_dir = claim_output_dir(request.save_path, request.name, task_id, self._paths.save_roots)
         entry = LogEntry(task_id, "INFO", f"Task accepted: {describe(request, device)}")
         unknown = tuple(
             f"Unknown field {clean_text(name)!r} was ignored." for name in sorted(request.model_extra or ())
