@@ -113,7 +113,7 @@ def _folder_below(root: Path, below: Path) -> Iterator[int]:
 def _make_folder(name: str, parent: int) -> bool:
     """Whether there was nothing of the name in the folder with this descriptor."""
     try:
-        os.mkdir(name, dir_fd=parent)
+        os.mkdir(name, dir_fd=parent)  # pathlib knows no descriptors
     except FileExistsError:
         return False
     return True
