@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -114,6 +115,7 @@ def build_service(settings: Settings, executor: Executor | None = None) -> Train
         StoreUnusable: it cannot be opened.
     """
     database = Database(settings.store_url, synchronous=settings.sqlite_synchronous)
+    keep_private(settings.state_dir)
     paths = PathPolicy(settings.data_roots, settings.save_roots)
     service = TrainingService(
         database,
@@ -131,6 +133,19 @@ def build_service(settings: Settings, executor: Executor | None = None) -> Train
     )
     service.resume_queue()
     return service
+
+
+def keep_private(state_dir: Path) -> None:
+    """Let nobody else on this machine read what the service keeps: every log, and requests, which may hold secrets.
+
+    A folder that was there before may be anybody's (STATE_DIR=/tmp), so only what is the service's own is closed.
+    """
+    runs = state_dir / "runs"
+    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(PermissionError):  # whoever they belong to has decided
+        runs.chmod(0o700)
+        for file in state_dir.glob("training.db*"):  # SQLite gives what it adds the mode of the first
+            file.chmod(0o600)
 
 
 def route_table(app: FastAPI) -> dict[str, dict[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -21,13 +22,14 @@ import pytest
 from fastapi.routing import APIRoute
 
 import api.routers
-from app_refactored import main
+from app_refactored import build_service, main
 from models.schemas import TaskStatus
 from services.storage.database import Database
 from services.storage.store import Store
 from settings import Settings
 from tests.api.viewer import Event, Viewer
 from tests.running_server import RunningServer
+from tests.scripted_executor import ScriptedExecutor
 from tests.service_process import APP, REPOSITORY, ServiceProcess
 
 COUNTING = ("-m", "tests.service_process")
@@ -126,6 +128,19 @@ def test_requests_are_answered_without_torch(tmp_path: Path, arguments: tuple[st
                 assert http.get(path).status_code == 200
         assert "libtorch" not in Path(f"/proc/{service.pid}/maps").read_text()
         assert (tmp_path / "state" / "training.db").exists()
+
+
+def test_nobody_else_on_this_machine_can_read_the_state(tmp_path: Path, executor: ScriptedExecutor) -> None:
+    made, there_before = tmp_path / "made", tmp_path / "there_before"
+    there_before.mkdir(mode=0o755)
+    for state in (made, there_before, there_before):
+        build_service(Settings(state_dir=state), executor).close()
+
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    assert stat.S_IMODE(there_before.stat().st_mode) == 0o755  # it may be anybody's
+    kept = list(there_before.iterdir())
+    assert {path.name for path in kept} >= {"training.db", "runs"}
+    assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in kept)
 
 
 def test_ctrl_c_ends_an_idle_service_without_a_traceback(tmp_path: Path) -> None:

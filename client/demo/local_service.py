@@ -49,7 +49,7 @@ def service_at(
         raise NoServiceError(f"No training service answers at {url}; start one there, or give another --url.")
     if listens(address):
         raise NoServiceError(f"Something listens at {url}, but it is not the training service; give another --url.")
-    state_dir.mkdir(parents=True, exist_ok=True)
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = state_dir / "service.log"
     say(f"No service answers at {url}; starting one, which writes to {log}")
     process = _start(address, state_dir, log, environment or {})
