@@ -23,6 +23,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api import docs, errors
 from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
+from api.console import LOG_CONFIG
 from api.routers import parsing, resources, session, system, training
 from api.security import RequestGuard
 from api.session import Tokens
@@ -187,6 +188,7 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         backlog=min(connections // 2, 2048),  # so many are accepted at once, before any is closed for them
         timeout_graceful_shutdown=1,
         access_log=False,
+        log_config=LOG_CONFIG,
     )
 
 

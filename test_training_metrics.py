@@ -29,7 +29,7 @@ from rich.table import Table
 
 from client import ServiceError, ServiceUnreachable, TrainingClient
 from client.demo.digits import digit_folders
-from client.demo.display import Board, PlainBoard, board_for, shown
+from client.demo.display import Board, PlainBoard, board_for, printable, say, shown
 from client.demo.local_service import NoServiceError, free_url, service_at
 from client.training_client import is_loopback
 from models.schemas import StoredLogEntry, TaskResponse, TaskStatus
@@ -77,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 again = f"STATE_DIR={HOME / 'state'} python app_refactored.py"
                 say(console, f"The service has ended with this run. To look again: {again}")
     except (DemoError, NoServiceError, ServiceError, ServiceUnreachable, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "Interrupted.", file=sys.stderr)
+        print(printable(str(interrupt)) or "Interrupted.", file=sys.stderr)
         return 130
     return 0
 
@@ -199,11 +199,6 @@ def report(console: Console, client: TrainingClient, task: TaskResponse, request
 def curl(client: TrainingClient, task_id: str) -> str:
     header = ' -H "Authorization: Bearer $TRAINING_SERVICE_TOKEN"' if client.has_token else ""
     return f"curl -N{header} {client.base_url}/api/v2/training/{task_id}/logs"
-
-
-def say(console: Console, line: str) -> None:
-    """Print a line as it is, above a live display if there is one."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def pause(console: Console, seconds: float) -> None:

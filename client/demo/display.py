@@ -140,7 +140,7 @@ class PlainBoard(Board):
     def add(self, entry: StoredLogEntry) -> None:
         super().add(entry)
         if entry.level in {"WARNING", "ERROR", "CRITICAL"}:
-            self._say(f"{entry.level}: {printable(entry.message)}")
+            self._say(f"{entry.level}: {entry.message}")
 
     def show(self) -> None:
         if self.task is not None and self.task.status is not self._status:
@@ -165,7 +165,7 @@ class PlainBoard(Board):
 
     def _say(self, line: str) -> None:
         self._last = time.monotonic()
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, line)
 
 
 def board_for(console: Console) -> Board:
@@ -185,7 +185,12 @@ def shown(metric: str, value: Number) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
+def say(console: Console, line: str) -> None:
+    """Print a line, whoever has written it, above a live display if there is one."""
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
 def printable(message: str) -> str:
     """A stranger's log line without what would steer the terminal: escape codes, control characters."""
-    plain = Text.from_ansi(message).plain
+    plain = Text.from_ansi(message.replace("\r", " ")).plain  # which would keep what follows a carriage return alone
     return "".join(letter if letter.isprintable() else " " for letter in plain)

@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
@@ -217,3 +219,13 @@ def test_a_client_sees_the_stand_in(fake: str, tmp_path: Path) -> None:
     with service_at(fake, tmp_path, say=lambda _: None), TrainingClient(fake) as client:
         assert client.health().status == "ok"
         assert client.wait("t").status == "completed"
+
+
+@given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=50))
+def test_nothing_that_is_said_steers_the_terminal_or_looks_like_two_lines(text: str) -> None:
+    output = io.StringIO()
+    display.say(Console(file=output, width=80, force_terminal=True), f"[red]{text}\x1b]0;title\x07\r\nWARNING: forged")
+
+    (line,) = output.getvalue().split("\n")[:-1]
+    assert line.isprintable()
+    assert line.startswith("[red]")

@@ -50,6 +50,19 @@ def test_a_run_from_start_to_end(url: str, data: list[str], capfd: pytest.Captur
     assert not answers(url)
 
 
+def test_an_error_in_a_strangers_words_is_one_printable_line(
+    url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_arguments: object) -> None:
+        raise script.DemoError("no \x1b[2J\x1b]0;title\x07disk\r\nAll is well")
+
+    monkeypatch.setattr(script, "training_request", fail)
+    assert script.main(["--url", url]) == 1
+    (line,) = capfd.readouterr().err.split("\n")[:-1]
+    assert line.isprintable()
+    assert line.startswith("no ")
+
+
 def test_a_training_that_fails(
     url: str, data: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
