@@ -191,10 +191,13 @@ class BaseService:
             metrics: names to keep in each line's metrics; all, if not given.
         """
         queue = self.log_queues.get(task_id)
-        if queue is None:
-            async for page in self._replay(task_id, after):
-                yield _join(page, metrics)
-            return
+        while queue is None:
+            page = await anyio.to_thread.run_sync(self._read_page, task_id, after)
+            if not page:
+                return
+            after += len(page)
+            yield _join(page, metrics)
+            queue = self.log_queues.get(task_id)  # it may have been resumed
         if after > queue.last_seq and after > await anyio.to_thread.run_sync(self._count_lines, task_id):
             after = 0  # a cursor of an earlier task of the same id, since deleted
         while True:
@@ -220,20 +223,19 @@ class BaseService:
                 while queue is not None and not queue.ended:
                     await queue.wait(queue.last_seq)
 
-    async def _replay(self, task_id: str, after: int) -> AsyncIterator[list[bytes]]:
-        while frames := await anyio.to_thread.run_sync(self._read_page, task_id, after):
-            after += len(frames)
-            yield frames
-
     def _count_lines(self, task_id: str) -> int:
         """Committed lines: a viewer may have read them from the store a moment before they are published."""
         state = self.store.get_task(task_id)
         return 0 if state is None else state.last_seq
 
     def _read_page(self, task_id: str, after: int) -> list[bytes]:
+        """Lines that the status knows: more may be committed, and published a moment later."""
         state = self.tasks.get(task_id) or self.store.get_task(task_id)
-        entries = [] if state is None else self.store.read_entries(task_id, after=after, limit=REPLAY_PAGE)
-        return [encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in entries if state]
+        if state is None:
+            return []
+        limit = min(REPLAY_PAGE, max(0, state.last_seq - after))
+        entries = self.store.read_entries(task_id, after=after, limit=limit)
+        return [encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in entries]
 
     def get_task(self, task_id: str) -> TaskState:
         """A task's state, live or ended.

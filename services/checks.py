@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from models.schemas import AnyRequest, CommandRequest, FieldProblem, ImportRequest
+from models.schemas import AnyRequest, CommandRequest, FieldProblem, ImportRequest, TrainingRequest
 from services.devices import ANY_GPU, CPU, FILE, Gpu
 from services.errors import CommandsDisabled
 from services.parsing import check_reading
@@ -48,6 +48,16 @@ def find_problems(request: AnyRequest) -> list[FieldProblem]:
     if isinstance(request, ImportRequest):
         return [*problems, *_file_problems(request.path)]
     return [*problems, *check(request)]
+
+
+def save_path_problems(request: AnyRequest, runs_dir: Path) -> list[FieldProblem]:
+    """The service removes its own folder of a task with the task: nobody else's files may be in there."""
+    if not isinstance(request, TrainingRequest) or not Path(request.save_path).resolve().is_relative_to(
+        runs_dir.resolve()
+    ):
+        return []
+    message = f"{request.save_path!r} is kept for files of the service itself; choose another folder"
+    return [FieldProblem(field="save_path", code="save_path_unwritable", message=message)]
 
 
 def _task_id_problems(task_id: str | None) -> list[FieldProblem]:

@@ -28,7 +28,7 @@ from models.schemas import (
     TrainingRequest,
 )
 from services.base_service import WRITE_TIMEOUT_S, BaseService
-from services.checks import RESERVED_TASK_IDS, check_allowed, find_problems, resolve_device
+from services.checks import RESERVED_TASK_IDS, check_allowed, find_problems, resolve_device, save_path_problems
 from services.deadlines import Deadlines
 from services.devices import CPU, FILE, Gpu
 from services.errors import InvalidRequest, PathForbidden, ServiceError, StorageUnavailable, TaskConflict, TaskNotFound
@@ -244,7 +244,7 @@ class TrainingService(BaseService):
             raise StorageUnavailable("The service is shutting down.", code="shutting_down")
         check_allowed(request, self._paths, allow_commands=self._allow_commands)
         device, device_problem = resolve_device(request, self._gpus)
-        problems = [*device_problem, *find_problems(request)]
+        problems = [*device_problem, *find_problems(request), *save_path_problems(request, self._runs_dir)]
         if problems:
             raise InvalidRequest.from_problems(problems)
         task_id = request.task_id or str(uuid.uuid4())

@@ -188,3 +188,9 @@ class TestRequests:
         with pytest.raises(StorageUnavailable, match="shutting down"):
             start()
         assert list(Path(body["save_path"]).glob("*")) == []
+
+
+def test_nobody_saves_where_the_service_keeps_and_removes_its_own_files(start: START, settings: Settings) -> None:
+    for save_path in (settings.state_dir / "runs", settings.state_dir / "runs" / "mine"):
+        with pytest.raises(InvalidRequest, match="save_path.*choose another folder"):
+            start(save_path=str(save_path))

@@ -292,7 +292,7 @@ class ServiceMachine(RuleBasedStateMachine):
     def start(self) -> None:
         task = Task(f"task-{len(self.tasks) + 1}")
         self.puppets.expect(task.task_id)
-        save_path = str(self.folder / "runs")
+        save_path = str(self.folder / "saved")
         self.service.start_training(
             TrainingRequest(
                 **{**self.request, "task_id": task.task_id, "save_path": save_path, "max_restarts": RESTARTS}
