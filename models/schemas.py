@@ -187,6 +187,9 @@ class TrainingRequest(TaskRequest):
     hflip: bool = Field(default=True, description="allow horizontal flips; switch off for digits, text, traffic signs")
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     amp: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="bf16 autocast: auto uses it where fast")
+    max_unreadable_share: float = Field(
+        default=0.05, ge=0, le=1, description="share of a split's images that may be left out because they are broken"
+    )
     max_restarts: int = Field(
         default=3, ge=0, le=1000, description="how often it goes on by itself after the service or machine has ended"
     )

@@ -10,17 +10,14 @@ Shapes: B images of a batch, C = 3 channels (red, green, blue), H = W = image_si
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from trainer.errors import TrainingFailed, TrainingStopped
-from trainer.folders import scan_classes
-from trainer.images import UnreadableImage, read_rgb
+from trainer.errors import TrainingStopped
+from trainer.split import Split
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,22 +30,6 @@ data sets are often tightly cropped already, and a digit must stay that digit.""
 
 Frame = Callable[[Image.Image, int], Image.Image]
 """Cuts the square that the network sees out of an image, given the image's index."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The images of one folder. `targets[i]` indexes `classes`."""
-
-    paths: list[Path]
-    targets: list[int]
-    classes: list[str]
-
-
-def load_split(root: Path) -> Split:
-    """Scan `root`. Nothing is decoded yet."""
-    classes = scan_classes(root)
-    pairs = [(path, target) for target, paths in enumerate(classes.values()) for path in paths]
-    return Split([path for path, _ in pairs], [target for _, target in pairs], list(classes))
 
 
 def epoch_order(count: int, *, seed: int, epoch: int, shuffle: bool) -> list[int]:
@@ -73,16 +54,21 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images_BCHW of uint8, channels last in memory; targets_B) for each group of indices.
 
-    Raises `TrainingStopped` between two images, `TrainingFailed("unreadable_image")`.
+    A batch is smaller than its group, down to none at all, by the images that turn out to be unreadable.
+    Raises `TrainingStopped` between two images, and what `Split.read` raises.
     """
     for indices in groups:
         shape = (len(indices), 3, image_size, image_size)
         images_BCHW = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
-        for position, index in enumerate(indices):
+        targets: list[int] = []
+        for index in indices:
             if should_stop():
                 raise TrainingStopped
-            images_BCHW[position] = to_tensor(frame(_read(split.paths[index], image_size), index))
-        yield images_BCHW, torch.tensor([split.targets[index] for index in indices])
+            image = split.read(index, at_least=2 * image_size)
+            if image is not None:
+                images_BCHW[len(targets)] = to_tensor(frame(image, index))
+                targets.append(split.targets[index])
+        yield images_BCHW[: len(targets)], torch.tensor(targets)
 
 
 def central(image_size: int) -> Frame:
@@ -129,13 +115,6 @@ def normalise(images_BCHW: Tensor) -> Tensor:
     mean_C11 = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
     std_C11 = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
     return (images_BCHW.float() / 255 - mean_C11) / std_C11
-
-
-def _read(path: Path, image_size: int) -> Image.Image:
-    try:
-        return read_rgb(path, at_least=2 * image_size)
-    except UnreadableImage as error:
-        raise TrainingFailed("unreadable_image", f"{error}. Replace or remove it.") from error
 
 
 def _scaled(image: Image.Image, box: tuple[float, float, float, float], image_size: int) -> Image.Image:

@@ -9,45 +9,63 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from trainer.roots import Folders, OutsideRoots, refuse_outside
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What counts as an image, in any case. The same list as torchvision's."""
 
 
-def class_folders(root: Path) -> list[Path]:
+def class_folders(root: Path, folders: Folders = ()) -> list[Path]:
     """Sorted by name, the order that gives every class its index. Links to folders count.
 
-    Raises `OSError` where `root` cannot be listed.
+    Raises `OSError` where `root` cannot be listed, `OutsideRoots` where it is in none of `folders`.
     """
-    with os.scandir(root) as entries:
+    with _opened(root, folders) as opened, os.scandir(opened) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     return [root / name for name in names]
 
 
-def images_in(folder: Path) -> Iterator[Path]:
+def images_in(folder: Path, folders: Folders = ()) -> Iterator[Path]:
     """Every image below `folder`, lazily and in no order, so that looking for one stops at the first.
 
-    A folder that is met twice through links is read once, so a link to a parent ends.
+    A folder that is met twice through links is read once, so a link to a parent ends. One that leads out of
+    `folders`, if there are any, holds nothing.
     """
     waiting = [folder]
     seen: set[tuple[int, int]] = set()
     while waiting:
         current = waiting.pop()
-        status = current.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(current) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
+        try:
+            with _opened(current, folders) as opened:
+                status = os.fstat(opened)
+                if (status.st_dev, status.st_ino) in seen:
                     continue
-                if entry.is_dir():
-                    waiting.append(current / entry.name)
-                elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
-                    yield current / entry.name
+                seen.add((status.st_dev, status.st_ino))
+                with os.scandir(opened) as entries:
+                    for entry in entries:
+                        if entry.name.startswith("."):
+                            continue
+                        if entry.is_dir():
+                            waiting.append(current / entry.name)
+                        elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                            yield current / entry.name
+        except OutsideRoots:
+            continue
 
 
-def scan_classes(root: Path) -> dict[str, list[Path]]:
+def scan_classes(root: Path, folders: Folders = ()) -> dict[str, list[Path]]:
     """Class name -> its images, both sorted, so that two scans of one folder agree anywhere."""
-    return {folder.name: sorted(images_in(folder)) for folder in class_folders(root)}
+    return {folder.name: sorted(images_in(folder, folders)) for folder in class_folders(root, folders)}
+
+
+@contextmanager
+def _opened(folder: Path, folders: Folders) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        refuse_outside(descriptor, folders)
+        yield descriptor
+    finally:
+        os.close(descriptor)

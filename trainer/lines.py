@@ -1,12 +1,13 @@
-"""The wording of every line with a number in it.
+"""The wording of the lines of a training.
 
-These lines are an interface: programs read them, so a changed word is a changed contract. They are
-written here and nowhere else.
+They are an interface: programs read them, so a changed word is a changed contract. Every line with a
+number in it is written here and nowhere else.
 """
 
 from __future__ import annotations
 
 from trainer.evaluation import Evaluation
+from trainer.images import UnreadableImage
 
 
 def format_number(value: float) -> str:
@@ -24,6 +25,18 @@ def resumed(epoch: int, epochs: int) -> str:
 
 def nothing_to_resume() -> str:
     return "No last.pt to resume from: beginning at epoch 1"
+
+
+def best_damaged(why: str) -> str:
+    return f"best.pt cannot be used, {why}: the next epoch that is better writes it anew"
+
+
+def other_images(name: str) -> str:
+    return f"Other images in {name} than before: going on with those that are there now"
+
+
+def left_out(error: UnreadableImage) -> str:
+    return f"Left out: {error}"
 
 
 def training_starts(network: str, device: str, *, training: int, validation: int, classes: int, bf16: bool) -> str:

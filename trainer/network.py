@@ -19,21 +19,24 @@ from torchvision import models
 from models.schemas import TrainingRequest
 from trainer.errors import TrainingFailed
 from trainer.pretrained import WeightsUnavailable, pretrained_weights
+from trainer.roots import Folders
 from trainer.weights import load_weights, read_weights
 
 
-def build_network(request: TrainingRequest, *, logger: logging.Logger, should_stop: Callable[[], bool]) -> nn.Module:
+def build_network(
+    request: TrainingRequest, *, logger: logging.Logger, should_stop: Callable[[], bool], folders: Folders = ()
+) -> nn.Module:
     """The network that `request` asks for, with the weights that it starts from, on the CPU.
 
-    Initial weights come from torch's global generator: seed it. `weight_path` wins over `pretrained`.
-    Says in a line which weights were used, and which could not be.
+    Initial weights come from torch's global generator: seed it. `weight_path` wins over `pretrained`, and must
+    lie in one of `folders`, if there are any. Says in a line which weights were used, and which could not be.
 
-    Raises `TrainingFailed`: `bad_weights` where `weight_path` does not fit, `no_weights` where
-    `pretrained` is true and there are none; `TrainingStopped` while it waits for the network.
+    Raises `TrainingFailed`: what `read_weights` raises, `bad_weights` where `weight_path` does not fit,
+    `no_weights` where `pretrained` is true and there are none; `TrainingStopped` while it waits for the network.
     """
     network = bare_network(request.model, request.num_classes, request.image_size)
     if request.weight_path:
-        state = read_weights(Path(request.weight_path))
+        state = read_weights(Path(request.weight_path), folders)
         load_weights(network, state, num_classes=request.num_classes, source="weight_path", logger=logger)
         logger.info(f"Weights loaded from {request.weight_path}")
     elif request.pretrained is not False:

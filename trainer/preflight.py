@@ -13,6 +13,7 @@ from models.schemas import FieldProblem, TrainingRequest
 from trainer.catalogue import find_network, near_matches
 from trainer.folders import class_folders, images_in
 from trainer.images import UnreadableImage, read_rgb
+from trainer.roots import ANYWHERE, Folders, OutsideRoots, Roots, open_file
 
 _TRIED_IMAGES = 8
 """Images of a split that are opened until one decodes."""
@@ -20,12 +21,12 @@ _NAMED_CLASSES = 5
 """Classes that a message names."""
 
 
-def check(request: TrainingRequest) -> list[FieldProblem]:
+def check(request: TrainingRequest, roots: Roots = ANYWHERE) -> list[FieldProblem]:
     """What is wrong with the network, the images and the weights that `request` asks for; empty is good.
 
     `save_path`, `name`, `task_id` and `device` are for whoever starts the training to check.
     """
-    return [*_network_problems(request), *_data_problems(request), *_weight_problems(request)]
+    return [*_network_problems(request), *_data_problems(request, roots), *_weight_problems(request, roots)]
 
 
 def _network_problems(request: TrainingRequest) -> list[FieldProblem]:
@@ -52,12 +53,15 @@ def _network_problems(request: TrainingRequest) -> list[FieldProblem]:
     return []
 
 
-def _data_problems(request: TrainingRequest) -> list[FieldProblem]:
+def _data_problems(request: TrainingRequest, roots: Roots) -> list[FieldProblem]:
     problems: list[FieldProblem] = []
     found: dict[str, list[str]] = {}
     for field, path in (("train_path", request.train_path), ("val_path", request.val_path)):
         try:
-            classes, problem = _split_problem(field, Path(path), request.num_classes)
+            classes, problem = _split_problem(field, Path(path), request.num_classes, roots.data)
+        except OutsideRoots:
+            classes = []
+            problem = _problem(field, "path_forbidden", f"{field} {path!r} leads out of the folders that may be read.")
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             classes = []
@@ -79,7 +83,7 @@ def _data_problems(request: TrainingRequest) -> list[FieldProblem]:
     return problems
 
 
-def _split_problem(field: str, root: Path, num_classes: int) -> tuple[list[str], FieldProblem | None]:
+def _split_problem(field: str, root: Path, num_classes: int, roots: Folders) -> tuple[list[str], FieldProblem | None]:
     """The classes in `root`, and the first thing that is wrong there.
 
     Where nothing is, each of at least two classes has an image, so there are two images to train on.
@@ -88,7 +92,7 @@ def _split_problem(field: str, root: Path, num_classes: int) -> tuple[list[str],
         return [], _problem(field, "path_not_found", f"{field} {str(root)!r} does not exist: create it or correct it.")
     if not root.is_dir():
         return [], _problem(field, "not_a_folder", f"{field} {str(root)!r} is a file: give the folder of the classes.")
-    folders = class_folders(root)
+    folders = class_folders(root, roots)
     classes = [folder.name for folder in folders]
     if not folders:
         message = f"{field} {str(root)!r} has no class folders: put the images of each class into a folder of its own."
@@ -100,21 +104,21 @@ def _split_problem(field: str, root: Path, num_classes: int) -> tuple[list[str],
         )
         return classes, _problem("num_classes", "num_classes_mismatch", message)
 
-    first_images = [next(images_in(folder), None) for folder in folders]
+    first_images = [next(images_in(folder, roots), None) for folder in folders]
     empty = [folder.name for folder, image in zip(folders, first_images, strict=True) if image is None]
     if empty:
         message = f"{field} {str(root)!r} has no images in {_named(empty)}: add some, or remove the class."
         return classes, _problem(field, "empty_class", message)
-    return classes, _unreadable_problem(field, [image for image in first_images if image is not None])
+    return classes, _unreadable_problem(field, [image for image in first_images if image is not None], roots)
 
 
-def _unreadable_problem(field: str, images: list[Path]) -> FieldProblem | None:
+def _unreadable_problem(field: str, images: list[Path], roots: Folders) -> FieldProblem | None:
     """Decode a few images, spread over the classes, until one is good."""
     tried = images[:: max(1, len(images) // _TRIED_IMAGES)][:_TRIED_IMAGES]
     first_error = ""
     for image in tried:
         try:
-            read_rgb(image, at_least=1)
+            read_rgb(image, at_least=1, folders=roots)
         except UnreadableImage as error:
             first_error = first_error or str(error)
         else:
@@ -123,15 +127,21 @@ def _unreadable_problem(field: str, images: list[Path]) -> FieldProblem | None:
     return _problem(field, "no_readable_image", message)
 
 
-def _weight_problems(request: TrainingRequest) -> list[FieldProblem]:
+def _weight_problems(request: TrainingRequest, roots: Roots) -> list[FieldProblem]:
     path = request.weight_path
     if not path:
         return []
     try:
-        found = Path(path).is_file()
+        open_file(Path(path), roots.weights).close()
+    except OutsideRoots:
+        message = f"weight_path {path!r} leads out of the folders that may be read: choose another file."
+        return [_problem("weight_path", "path_forbidden", message)]
+    except PermissionError:
+        message = f"weight_path {path!r} cannot be read: allow it, or choose another file."
+        return [_problem("weight_path", "path_not_readable", message)]
     except (OSError, ValueError):
-        found = False
-    if found:
+        pass
+    else:
         return []
     message = f"weight_path {path!r} is not a file: correct it, or leave it empty to start without."
     return [_problem("weight_path", "path_not_found", message)]

@@ -8,6 +8,8 @@ sampler's place and the schedule's. No scaler: bf16 has the range of fp32 and ne
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.schemas import TrainingRequest
+from trainer import lines
 from trainer.checkpoint import read_checkpoint
-from trainer.checkpoint_file import LAST, damage_in
+from trainer.checkpoint_file import BEST, LAST, damage_in, find_damage
 from trainer.errors import CheckpointDamaged, TrainingFailed
+from trainer.roots import Folders, OutsideRoots, open_file
+from trainer.split import Split
 
 _DECISIVE = (
     *("model", "num_classes", "image_size", "amp"),
@@ -31,14 +36,21 @@ _DECISIVE = (
 
 @dataclass(frozen=True)
 class Saved:
-    """A training as `last.pt` holds it. `best_accuracy` is percent, `epoch` the last one that is done."""
+    """A training as `last.pt` holds it. `best_accuracy` is percent, `epoch` the last one that is done.
+
+    `names_left_out` and `fingerprints` are those of the splits, by the field of the request.
+    """
 
     epoch: int
     best_accuracy: float
+    names_left_out: dict[str, list[str]]
+    fingerprints: dict[str, str]
     content: dict[str, Any]
 
 
-def progress(optimizer: Optimizer, device: torch.device, *, best_accuracy: float) -> dict[str, Any]:
+def progress(
+    optimizer: Optimizer, device: torch.device, *, best_accuracy: float, splits: Iterable[Split]
+) -> dict[str, Any]:
     """What `last.pt` has beside a checkpoint for prediction: tensors on the CPU and plain values."""
     generators = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -47,23 +59,29 @@ def progress(optimizer: Optimizer, device: torch.device, *, best_accuracy: float
         "optimizer": _on_cpu(optimizer.state_dict()),
         "generators": generators,
         "best_accuracy": best_accuracy,
+        "left_out": {split.name: split.names_left_out for split in splits},
+        "fingerprints": {split.name: split.fingerprint for split in splits},
     }
 
 
-def read_last(output_dir: Path, request: TrainingRequest) -> Saved | None:
+def read_last(output_dir: Path, request: TrainingRequest, save_roots: Folders = ()) -> Saved | None:
     """The training that was saved in `output_dir`; None where it never finished an epoch.
 
     Raises `CheckpointDamaged`, and `TrainingFailed("checkpoint_differs")` where it is not that of `request`.
     """
     path = output_dir / LAST
     try:
-        with path.open("rb") as file:
+        with open_file(path, save_roots) as file:
             if damage := damage_in(file):
                 raise _damaged(path, damage)
             content = read_checkpoint(file)
-            saved = Saved(content["epoch"], content["best_accuracy"], content)
+            saved = Saved(
+                content["epoch"], content["best_accuracy"], content["left_out"], content["fingerprints"], content
+            )
     except FileNotFoundError:
         return None
+    except OutsideRoots:
+        raise _damaged(path, "it leads out of the folders that may be written to") from None
     except OSError as error:
         raise _damaged(path, f"it cannot be read ({error.strerror})") from error
     except CheckpointDamaged:
@@ -71,14 +89,37 @@ def read_last(output_dir: Path, request: TrainingRequest) -> Saved | None:
     except Exception as error:  # whole, and not from this trainer: torch raises nearly anything
         raise _damaged(path, "it holds no training that could go on") from error
     asked = request.model_dump(mode="json")
-    _refuse_difference(path, {name: (content["request"].get(name), asked[name]) for name in _DECISIVE})
+    _refuse_difference(repr(str(path)), {name: (content["request"].get(name), asked[name]) for name in _DECISIVE})
     return saved
 
 
-def restore(saved: Saved, network: nn.Module, optimizer: Optimizer, device: torch.device, classes: list[str]) -> None:
-    """Put everything back. Raises `TrainingFailed("checkpoint_differs")` where the folders hold other `classes` now."""
+def damage_of_best(output_dir: Path) -> str | None:
+    """As `find_damage`. The training can do without `best.pt`; whoever wants to predict cannot."""
+    try:
+        return find_damage(output_dir / BEST)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def restore(
+    saved: Saved,
+    network: nn.Module,
+    optimizer: Optimizer,
+    device: torch.device,
+    splits: Iterable[Split],
+    logger: logging.Logger,
+) -> None:
+    """Put everything back, the generators last: building a network has drawn from them.
+
+    Says so where there are other images than before: the training goes on, as another one than it would have been.
+
+    Raises `TrainingFailed("checkpoint_differs")` where there are other classes than before.
+    """
     content = saved.content
-    _refuse_difference(Path(LAST), {"classes": (content["classes"], classes)})
+    for split in splits:
+        _refuse_difference(LAST, {f"classes in {split.name}": (content["classes"], split.classes)})
+        if saved.fingerprints[split.name] != split.fingerprint:
+            logger.warning(lines.other_images(split.name))
     network.load_state_dict(content["state_dict"])
     optimizer.load_state_dict(content["optimizer"])
     torch.set_rng_state(content["generators"]["cpu"])
@@ -86,12 +127,12 @@ def restore(saved: Saved, network: nn.Module, optimizer: Optimizer, device: torc
         torch.cuda.set_rng_state(content["generators"]["cuda"], device)
 
 
-def _refuse_difference(path: Path, fields: dict[str, tuple[Any, Any]]) -> None:
+def _refuse_difference(source: str, fields: dict[str, tuple[Any, Any]]) -> None:
     differences = [f"{name} {before!r}, now {now!r}" for name, (before, now) in fields.items() if before != now]
     if differences:
         raise TrainingFailed(
             "checkpoint_differs",
-            f"{str(path)!r} is of another training, with {'; '.join(differences)}: ask for the same as before, or "
+            f"{source} is of another training, with {'; '.join(differences)}: ask for the same as before, or "
             f"start a new training.",
         )
 

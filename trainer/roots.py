@@ -53,8 +53,7 @@ def open_file(path: Path, folders: Folders = ()) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        if folders and not _is_inside(Path(os.path.realpath(path)), folders):
-            raise OutsideRoots from None
+        refuse_path_outside(path, folders)
         raise
     try:
         refuse_outside(descriptor, folders)
@@ -70,6 +69,12 @@ def refuse_outside(descriptor: int, folders: Folders) -> None:
     """Raises `OutsideRoots` where the open file or folder lies in none of `folders`."""
     if folders and not _is_inside(Path(f"/proc/self/fd/{descriptor}").readlink(), folders):
         raise OutsideRoots
+
+
+def refuse_path_outside(path: Path, folders: Folders) -> None:
+    """The same for a path that is not open, or leads nowhere: it is true for the moment."""
+    if folders and not _is_inside(Path(os.path.realpath(path)), folders):
+        raise OutsideRoots from None
 
 
 def _is_inside(resolved: Path, folders: Folders) -> bool:

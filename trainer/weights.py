@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from trainer.errors import TrainingFailed
+from trainer.checkpoint_file import NO_CHECKSUM, damage_in
+from trainer.errors import CheckpointDamaged, TrainingFailed
+from trainer.roots import Folders, OutsideRoots, open_file
 
 StateDict = OrderedDict[str, Tensor]
 
@@ -32,22 +34,35 @@ _OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _POSITIONS = "encoder.pos_embedding"
 
 
-def read_weights(path: Path) -> StateDict:
+def read_weights(path: Path, folders: Folders = ()) -> StateDict:
     """Read a state dict, or the state dict of one of our checkpoints, to the CPU.
 
     Only tensors and plain values are unpickled: a file of weights is often somebody else's, and a
-    pickle can run any code.
+    pickle can run any code. A checksum is verified where the file has one.
 
-    Raises `TrainingFailed("bad_weights")`.
+    Raises `TrainingFailed`: `bad_weights`, `checkpoint_damaged`, and `path_forbidden` where the file lies in
+    none of `folders`.
     """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file that is no pickle can raise nearly anything
-        raise TrainingFailed(
-            "bad_weights",
-            f"{str(path)!r} cannot be loaded: it is damaged, or holds more than tensors and plain values, which is "
-            f"refused because loading it could run code. Save network.state_dict() with torch.save and use that.",
-        ) from error
+        file = open_file(path, folders)
+    except OutsideRoots:
+        message = f"weight_path {str(path)!r} leads out of the folders that may be read: choose another file."
+        raise TrainingFailed("path_forbidden", message) from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise TrainingFailed("bad_weights", f"{str(path)!r} cannot be read: {why}.") from error
+    with file:
+        damage = damage_in(file)
+        if damage not in (None, NO_CHECKSUM):
+            raise CheckpointDamaged(f"{str(path)!r} is damaged: {damage}. Take another checkpoint.")
+        try:
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a file that is no pickle can raise nearly anything
+            raise TrainingFailed(
+                "bad_weights",
+                f"{str(path)!r} cannot be loaded: it is damaged, or holds more than tensors and plain values, which is "
+                f"refused because loading it could run code. Save network.state_dict() with torch.save and use that.",
+            ) from error
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not _is_state_dict(state):
         raise TrainingFailed(

@@ -192,5 +192,5 @@ class TestRequests:
 
 def test_nobody_saves_where_the_service_keeps_and_removes_its_own_files(start: START, settings: Settings) -> None:
     for save_path in (settings.state_dir / "runs", settings.state_dir / "runs" / "mine"):
-        with pytest.raises(InvalidRequest, match="save_path.*choose another folder"):
+        with pytest.raises(InvalidRequest, match=r"save_path.*choose another folder"):
             start(save_path=str(save_path))

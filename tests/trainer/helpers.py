@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from models.schemas import TrainingRequest
+from trainer.split import Split, load_split
 
 
 class Lines(logging.Handler):
@@ -81,3 +83,23 @@ def request_for(root: Path, **changes: Any) -> TrainingRequest:
         "amp": "fp32",
     }
     return TrainingRequest.model_validate(fields | changes)
+
+
+def split_of(root: Path, logger: logging.Logger | None = None, **changes: Any) -> Split:
+    """The images below `root`, as training images."""
+    request = request_for(root).model_copy(update={"train_path": str(root)} | changes)
+    return load_split(request, "train_path", logger=logger or logging.Logger("test"))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two contents of checkpoints are equal to the last bit, types and order included."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        shape_and_kind = (one.dtype, one.shape, one.device) == (other.dtype, other.shape, other.device)
+        return shape_and_kind and one.contiguous().numpy().tobytes() == other.contiguous().numpy().tobytes()
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.trainer.helpers import never, write_images
+from tests.trainer.helpers import never, split_of, write_images
 from trainer.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,11 +21,10 @@ from trainer.data import (
     central,
     epoch_order,
     group,
-    load_split,
     normalise,
     to_tensor,
 )
-from trainer.errors import TrainingFailed, TrainingStopped
+from trainer.errors import TrainingStopped
 
 
 @settings(deadline=None, max_examples=50)
@@ -104,7 +103,7 @@ def test_pixels_arrive_with_their_channels_and_targets(tmp_path: Path) -> None:
     for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
         (tmp_path / name).mkdir()
         Image.new("RGB", (5, 5), colour).save(tmp_path / name / "image.png")
-    split = load_split(tmp_path)
+    split = split_of(tmp_path)
     assert split.classes == ["blue", "red"]
     [(images_BCHW, targets_B)] = batches(split, [[1, 0]], central(4), image_size=4, should_stop=never)
     assert images_BCHW.shape == (2, 3, 4, 4)
@@ -120,18 +119,22 @@ def test_normalising_uses_the_mean_and_deviation_of_imagenet() -> None:
     assert normal_C.tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_broken_image_is_named(tmp_path: Path) -> None:
-    write_images(tmp_path, {"cat": 2})
+def test_a_broken_image_is_missing_from_its_batch_alone(tmp_path: Path) -> None:
+    write_images(tmp_path, {"cat": 4, "dog": 1})
     (tmp_path / "cat/001.png").write_bytes(b"broken")
-    loader = batches(load_split(tmp_path), [[0], [1]], central(8), image_size=8, should_stop=never)
-    next(loader)
-    with pytest.raises(TrainingFailed, match=r"001\.png") as failure:
-        next(loader)
-    assert failure.value.reason == "unreadable_image"
+    (tmp_path / "cat/003.png").write_bytes(b"broken")
+    split = split_of(tmp_path, max_unreadable_share=0.5)
+    groups = [[4, 1, 0], [3], [2]]
+    found = list(batches(split, groups, central(8), image_size=8, should_stop=never))
+    assert [targets_B.tolist() for _, targets_B in found] == [[1, 0], [], [0]]
+    assert [len(images_BCHW) for images_BCHW, _ in found] == [2, 0, 1]
+    whole = next(batches(split, [[4, 0]], central(8), image_size=8, should_stop=never))
+    assert torch.equal(found[0][0], whole[0])
+    assert found[0][0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_stop_takes_effect_between_two_images_of_a_batch(tmp_path: Path) -> None:
-    split = load_split(write_images(tmp_path, {"cat": 10}))
+    split = split_of(write_images(tmp_path, {"cat": 10}))
     asked = 0
 
     def third_time() -> bool:

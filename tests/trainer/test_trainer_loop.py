@@ -11,7 +11,7 @@ import torch
 
 from models.schemas import TrainingRequest
 from tests.trainer.helpers import Lines, logger_and_lines, never, request_for, write_digits, write_images
-from trainer import loop
+from trainer import loop, run
 from trainer.checkpoint import load_classifier
 from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.loop import TrainingResult, train
@@ -180,7 +180,7 @@ def test_a_device_without_enough_memory_says_what_to_lower(
     def exhaust(*_arguments: object, **_named: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(loop, "build_network", exhaust)
+    monkeypatch.setattr(run, "build_network", exhaust)
     logger, lines = logger_and_lines()
     with pytest.raises(TrainingFailed, match=r"lower batch_size \(now 8\)") as failure:
         train(request_for(digits, num_classes=6), output_dir=tmp_path, device="cpu", logger=logger, should_stop=never)

@@ -15,6 +15,7 @@ from tests.trainer.helpers import request_for, write_images
 from trainer.folders import IMAGE_EXTENSIONS, images_in, scan_classes
 from trainer.images import read_rgb
 from trainer.preflight import check
+from trainer.roots import Folders
 
 
 @pytest.fixture
@@ -151,9 +152,9 @@ def test_a_large_folder_does_not_make_a_request_wait(root: Path, monkeypatch: py
         os.link(image, root / f"train/cat/link{number}.png")
     opened: list[Path] = []
 
-    def counting(path: Path, *, at_least: int | None = None) -> Image.Image:
+    def counting(path: Path, *, at_least: int | None = None, folders: Folders = ()) -> Image.Image:
         opened.append(path)
-        return read_rgb(path, at_least=at_least)
+        return read_rgb(path, at_least=at_least, folders=folders)
 
     monkeypatch.setattr("trainer.preflight.read_rgb", counting)
     assert check(request_for(root)) == []

@@ -1,0 +1,98 @@
+"""What a training works with, made ready for its first epoch, or for the next one.
+
+Shapes: B images of a batch, C classes (before the height it is the three colour channels), H = W =
+image_size pixels.
+"""
+
+# ruff: noqa: N803, N806 - shape suffixes are upper case
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models.schemas import TrainingRequest
+from trainer import lines
+from trainer.data import normalise
+from trainer.errors import TrainingFailed
+from trainer.network import bare_network, build_network
+from trainer.optimizer import build_optimizer
+from trainer.precision import uses_bf16
+from trainer.preflight import check
+from trainer.resume import Saved, restore
+from trainer.roots import Folders, Roots
+from trainer.split import Split, load_split
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same throughout a training."""
+
+    request: TrainingRequest
+    training: Split
+    validation: Split
+    network: nn.Module
+    optimizer: Optimizer
+    device: torch.device
+    bf16: bool
+    output_dir: Path
+    save_roots: Folders
+    logger: logging.Logger
+    should_stop: Callable[[], bool]
+
+    def logits(self, images_BCHW: Tensor) -> Tensor:
+        """logits_BC of uint8 images that are still on the CPU."""
+        images_BCHW = normalise(images_BCHW.to(self.device))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            logits_BC: Tensor = self.network(images_BCHW)
+        return logits_BC.float()
+
+
+def prepare(
+    request: TrainingRequest,
+    saved: Saved | None,
+    output_dir: Path,
+    device: torch.device,
+    logger: logging.Logger,
+    should_stop: Callable[[], bool],
+    roots: Roots,
+) -> Run:
+    """All that the first epoch needs, or the next one after `saved`."""
+    asked = request.model_copy(update={"weight_path": ""}) if saved else request  # what it started from may be gone
+    problems = check(asked, roots)  # the folders may have changed while the request was waiting
+    if problems:
+        raise TrainingFailed(problems[0].code, " ".join(problem.message for problem in problems))
+    training, validation = (
+        load_split(
+            request, name, logger=logger, folders=roots.data, left_out=saved.names_left_out[name] if saved else ()
+        )
+        for name in ("train_path", "val_path")
+    )
+    network = (
+        bare_network(request.model, request.num_classes, request.image_size)
+        if saved
+        else build_network(request, logger=logger, should_stop=should_stop, folders=roots.weights)
+    )
+    network = network.to(device).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(request, network)
+    if saved:
+        restore(saved, network, optimizer, device, (training, validation), logger)
+    bf16 = uses_bf16(request.amp, device, network)
+    logger.info(
+        lines.training_starts(
+            request.model,
+            str(device),
+            training=len(training.indices),
+            validation=len(validation.indices),
+            classes=len(training.classes),
+            bf16=bf16,
+        )
+    )
+    return Run(
+        request, training, validation, network, optimizer, device, bf16, output_dir, roots.save, logger, should_stop
+    )

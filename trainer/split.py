@@ -1,0 +1,136 @@
+"""The images of one folder, without those that cannot be read.
+
+In every large folder some images are broken, and a training that dies of one in its ninth hour helps
+nobody; a training that quietly leaves out a third of them helps nobody either. So a few are left out, each
+with a line, and more are a failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from models.schemas import TrainingRequest
+from trainer import lines
+from trainer.errors import TrainingFailed
+from trainer.folders import scan_classes
+from trainer.images import UnreadableImage, read_rgb
+from trainer.roots import Folders, OutsideRoots
+
+
+@dataclass
+class Split:
+    """The images below `root`. `targets[i]` indexes `classes`; `name` is the field of the request.
+
+    Indices stay what they are for a whole training, whatever is left out: order and crop follow from them.
+    """
+
+    name: str
+    root: Path
+    paths: list[Path]
+    targets: list[int]
+    classes: list[str]
+    max_unreadable_share: float
+    logger: logging.Logger
+    folders: Folders = ()
+    left_out: set[int] = field(default_factory=set)
+    """Grows: an image that could not be read once is not tried again."""
+
+    def __post_init__(self) -> None:
+        self._left_in_class = Counter(self.targets[index] for index in self.indices)
+
+    @property
+    def indices(self) -> list[int]:
+        return [index for index in range(len(self.paths)) if index not in self.left_out]
+
+    @property
+    def names_left_out(self) -> list[str]:
+        """Relative to `root`, to be left out again by a training that goes on."""
+        return [str(self.paths[index].relative_to(self.root)) for index in sorted(self.left_out)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same images by name, wherever the folder is."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(os.fsencode(path.relative_to(self.root)) + b"\0")
+        return digest.hexdigest()
+
+    def read(self, index: int, *, at_least: int) -> Image.Image | None:
+        """An image, or None where it cannot be read, and is left out from here on with a WARNING.
+
+        Raises `TrainingFailed`: `unreadable_image` where these are too many, `empty_class` where it was the
+        last one of its class, which cannot be learned then, nor be measured.
+        """
+        try:
+            return read_rgb(self.paths[index], at_least=at_least, folders=self.folders)
+        except UnreadableImage as error:
+            self.left_out.add(index)
+            self._left_in_class[self.targets[index]] -= 1
+            self._refuse_too_few(index, error)
+            self.logger.warning(lines.left_out(error))
+            return None
+
+    def _refuse_too_few(self, index: int, error: UnreadableImage) -> None:
+        bad, total = len(self.left_out), len(self.paths)
+        if bad / total > self.max_unreadable_share:
+            message = (
+                f"{bad} of {total} images in {self.name} cannot be read, more than max_unreadable_share "
+                f"({self.max_unreadable_share:g}) allows: replace or remove them, or raise it. The last: {error}"
+            )
+            raise TrainingFailed("unreadable_image", message)
+        target = self.targets[index]
+        if not self._left_in_class[target]:
+            message = (
+                f"No image of class {self.classes[target]!r} in {self.name} can be read: replace them, or remove the "
+                f"class. The last: {error}"
+            )
+            raise TrainingFailed("empty_class", message)
+
+
+def load_split(
+    request: TrainingRequest,
+    name: str,
+    *,
+    logger: logging.Logger,
+    folders: Folders = (),
+    left_out: Iterable[str] = (),
+) -> Split:
+    """Scan the folder in field `name` of `request`. Nothing is decoded yet.
+
+    `left_out` are `names_left_out` of the training that goes on; they keep their places even where the files are gone.
+
+    Raises `TrainingFailed`.
+    """
+    root = Path(getattr(request, name))
+    try:
+        classes = scan_classes(root, folders)
+    except OutsideRoots:
+        message = f"{name} {str(root)!r} leads out of the folders that may be read: correct it."
+        raise TrainingFailed("path_forbidden", message) from None
+    except OSError as error:
+        message = f"{name} {str(root)!r} cannot be read: {error.strerror}, at {str(error.filename)!r}."
+        raise TrainingFailed("path_not_readable", message) from error
+    bad = {root / relative for relative in left_out}
+    for path in bad:
+        classes.setdefault(path.relative_to(root).parts[0], []).append(path)
+    pairs = [(path, target) for target, its in enumerate(sorted(classes)) for path in sorted({*classes[its]})]
+    return Split(
+        name=name,
+        root=root,
+        paths=[path for path, _ in pairs],
+        targets=[target for _, target in pairs],
+        classes=sorted(classes),
+        max_unreadable_share=request.max_unreadable_share,
+        logger=logger,
+        folders=folders,
+        left_out={index for index, (path, _) in enumerate(pairs) if path in bad},
+    )
