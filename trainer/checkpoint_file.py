@@ -157,22 +157,35 @@ def _write_in(folder: int, path: Path, write: Callable[[BinaryIO], None]) -> Non
 
 def _write_sealed(file: FileIO, write: Callable[[BinaryIO], None]) -> None:
     writer = _DigestingWriter(file)
-    write(writer)
+    try:
+        write(writer)
+    except RuntimeError:
+        if writer.error is not None:
+            raise writer.error from None
+        raise
     writer.seek(-len(_LENGTH_FIELD), os.SEEK_END)
     BufferedWriter.write(writer, _LENGTH_FIELD + _comment(writer.digest))
     writer.detach()  # flushes
 
 
 class _DigestingWriter(BufferedWriter):
-    """Digests what it is given, not what arrives: reading back then compares with what was meant."""
+    """Digests what it is given, not what arrives: reading back then compares with what was meant.
+
+    Keeps the error of a write: torch goes on after a full disk, and then raises that its places are wrong.
+    """
 
     def __init__(self, file: FileIO) -> None:
         super().__init__(file)
         self.digest = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: ReadableBuffer, /) -> int:
         self.digest.update(data)
-        return super().write(data)
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _comment(digest: hashlib._Hash) -> bytes:
