@@ -1,0 +1,1 @@
+"""The parts of the crash test: what clients do and are told, what is killed, and what is compared."""

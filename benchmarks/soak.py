@@ -1,0 +1,150 @@
+"""Whether the service holds on to anything while trainings start and end for as long as you like.
+
+    python benchmarks/soak.py [--minutes 10] [--viewers 200]
+
+Starts the real service and warms it up with the load to come, so that what is made once and kept (torch,
+worker threads, pooled connections) is there. Notes what it holds at idle. Then trainings start and end
+without pause: the built-in trainer in threads of the service, commands as processes; they complete, fail,
+are stopped, are killed, and half of them are deleted. Viewers come and go: most read, some are cut off, some
+resume by Last-Event-ID, some stop reading. At the end the service is left alone until nothing changes any
+more, and what it holds is compared. Exit status 1 where a promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.soaking.gauge import Sample, growth, sample, settled
+from benchmarks.soaking.trainings import Trainings, write_images
+from benchmarks.soaking.viewers import Viewers
+from client.demo.local_service import free_url, service_at
+
+SAMPLE_EVERY_S = 1.0
+SETTLE_LIMIT_S = 120.0
+GROWTH_LIMIT = 1.0
+"""MiB a minute."""
+SETTINGS = {"ALLOW_COMMANDS": "true", "MAX_TRAINING_CONCURRENT_CPU": "4"}
+LANES = 2
+"""Tasks of each sort at a time."""
+MEMORY: dict[str, Callable[[Sample], float]] = {
+    "RSS": lambda sample: sample.rss,
+    "USS": lambda sample: sample.uss,
+    "PSS": lambda sample: sample.pss,
+}
+
+
+def main() -> int:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # progress, in a pipe too
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--viewers", type=int, default=200)
+    parser.add_argument("--warm-up", type=float, default=1.5, metavar="MINUTES")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    url = free_url()
+    with tempfile.TemporaryDirectory() as scratch, service_at(url, Path(scratch) / "state", environment=SETTINGS) as it:
+        assert it is not None, "a port that was free is not any more"
+        write_images(Path(scratch))
+        soak = Soak(url, Path(scratch), psutil.Process(it.pid), arguments.viewers, arguments.seed)
+        return asyncio.run(soak.run(60 * arguments.minutes, 60 * arguments.warm_up))
+
+
+class Soak:
+    def __init__(self, url: str, folder: Path, service: psutil.Process, viewers: int, seed: int) -> None:
+        self._url = url
+        self._service = service
+        self._wanted = viewers
+        self._trainings = Trainings(url, folder, random.Random(seed))
+        self._viewers = Viewers(url, self._trainings, random.Random(seed + 1))
+
+    async def run(self, duration_s: float, warm_up_s: float) -> int:
+        print(f"warming up for {warm_up_s / 60:g} minutes, then {duration_s / 60:g} minutes")
+        await self._load(warm_up_s)
+        before = await self._idle()
+        print(in_words("idle before", before))
+        samples = await self._load(duration_s)
+        after = await self._idle()
+        print(in_words("idle after", after))
+        await self._trainings.close()
+        return self._report(samples, before, after)
+
+    async def _load(self, duration_s: float) -> list[Sample]:
+        samples: list[Sample] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(duration_s), asyncio.TaskGroup() as group:
+                group.create_task(self._trainings.run(LANES))
+                group.create_task(self._viewers.run(self._wanted))
+                group.create_task(self._watch(samples))
+        await self._trainings.finish()
+        return samples
+
+    async def _watch(self, samples: list[Sample]) -> None:
+        began = shown = time.monotonic()
+        while True:
+            await asyncio.sleep(SAMPLE_EVERY_S)
+            samples.append(await asyncio.to_thread(sample, self._service))
+            if samples[-1].at - shown > 30:
+                shown = samples[-1].at
+                ended, viewers = self._trainings.counts.total(), self._viewers
+                print(
+                    in_words(f"{(shown - began) / 60:4.1f} min", samples[-1]),
+                    f"| {ended} tasks ended, {viewers.watching} watching, {viewers.counts.total()} came",
+                )
+
+    async def _idle(self) -> Sample:
+        return await settled(
+            self._service, limit_s=SETTLE_LIMIT_S, touch=lambda: httpx.get(f"{self._url}/api/v1/health", timeout=30)
+        )
+
+    def _report(self, samples: Sequence[Sample], before: Sample, after: Sample) -> int:
+        second, last = samples[len(samples) // 2 :], samples[3 * len(samples) // 4 :]
+        print()
+        for name, counts in (("tasks", self._trainings.counts), ("viewers", self._viewers.counts)):
+            print(f"{counts.total()} {name}: " + ", ".join(f"{what} {count}" for what, count in sorted(counts.items())))
+        print(f"{self._viewers.lines} lines read by viewers\n")
+        rows = [
+            (f"{name} growth in the second half, MiB/min", growth(second, value), f"< {GROWTH_LIMIT:g}", GROWTH_LIMIT)
+            for name, value in MEMORY.items()
+        ]
+        print(f"{'':44} {'measured':>14}   promised")
+        verdicts = []
+        for what, measured, promised, limit in rows:
+            verdicts.append(measured < limit)
+            print(f"{what:44} {measured:14.2f}   {promised:10} {verdict(verdicts[-1])}")
+        print(f"{'RSS growth in the last quarter, MiB/min':44} {growth(last, MEMORY['RSS']):14.2f}")
+        for what, was, now in (
+            ("file descriptors at idle", before.descriptors, after.descriptors),
+            ("threads at idle", before.threads, after.threads),
+            ("child processes at idle", before.children, after.children),
+        ):
+            verdicts.append(was == now)
+            print(f"{what:44} {f'{was} -> {now}':>14}   equal      {verdict(verdicts[-1])}")
+        verdicts.append(self._viewers.missed == 0)
+        print(f"{'lines that a viewer missed':44} {self._viewers.missed:14}   0          {verdict(verdicts[-1])}")
+        return 0 if all(verdicts) else 1
+
+
+def in_words(when: str, held: Sample) -> str:
+    memory = f"RSS {held.rss:.1f} USS {held.uss:.1f} MiB"
+    return f"{when}: {memory}, {held.descriptors} descriptors, {held.threads} threads, {held.children} children"
+
+
+def verdict(kept: bool) -> str:
+    return "ok" if kept else "BROKEN"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
