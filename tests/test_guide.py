@@ -66,6 +66,10 @@ exec "$REAL_PYTHON" "$@"
 """`python` for the shell examples: what would serve, or train, for long is checked and not run."""
 MAKE_SHIM = f'#!/bin/sh\nexec "$REAL_MAKE" -n -C "{ROOT}" "$@"\n'
 
+SCHEMATHESIS_SHIM = "#!/bin/sh\n"
+"""It runs for minutes, in a test of its own."""
+SHIMS = {"python": PYTHON_SHIM, "make": MAKE_SHIM, "schemathesis": SCHEMATHESIS_SHIM}
+
 
 def sections(path: Path) -> list[list[Block]]:
     """Every block with those that directly follow it and show what it answers."""
@@ -190,7 +194,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "code").mkdir()
     (folder / "logs").mkdir()
     (folder / "logs" / "train.log").write_text("Epoch [3/10] started\nTrain Loss: 0.5234, Train Accuracy: 0.8245\n")
-    for name, script in (("python", PYTHON_SHIM), ("make", MAKE_SHIM)):
+    for name, script in SHIMS.items():
         (folder / "bin").mkdir(exist_ok=True)
         (folder / "bin" / name).write_text(script)
         (folder / "bin" / name).chmod(0o755)
