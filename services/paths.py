@@ -11,6 +11,7 @@ from pathlib import Path
 
 from models.schemas import FieldProblem
 from services.errors import InvalidRequest, PathForbidden, TaskConflict
+from trainer.roots import Roots
 
 _OF_THE_KERNEL = ("/proc", "/sys")
 
@@ -21,6 +22,11 @@ class PathPolicy:
 
     data_roots: Sequence[Path] = ()
     save_roots: Sequence[Path] = ()
+
+    @property
+    def roots(self) -> Roots:
+        """The same for the trainer, which asks again of each file that it has opened."""
+        return Roots(tuple(self.data_roots), tuple(self.save_roots))
 
     def check_data(self, field: str, path: str) -> None:
         """Raises: PathForbidden: `path` leads out of the data roots."""

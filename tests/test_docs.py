@@ -39,6 +39,7 @@ from tests.documents import (
     tables_of,
 )
 from trainer.catalogue import list_networks
+from trainer.errors import CheckpointDamaged
 from trainer.folders import IMAGE_EXTENSIONS
 
 READMES, GUIDES = PAIRS["README"], PAIRS["guide"]
@@ -202,10 +203,10 @@ def test_every_error_code_is_documented(guide: Path) -> None:
     by_field = table_of(guide, "unknown_network").keys()
     status_table = next(table for table in tables_of(guide) if coded(table[1][1]) == "invalid_json")
     by_status = {code for row in status_table[1:] if (code := coded(row[1]))}
-    at_the_start = {"store_in_use"}
+    at_the_start = {"store_in_use", "store_unusable"}
     assert by_field | by_status | at_the_start == codes_that_can_be_answered()
     assert by_field == field_codes()
-    assert "`store_in_use`" in prose_of(guide)
+    assert all(f"`{code}`" in prose_of(guide) for code in at_the_start)
     assert {int(row[0]) for row in status_table[1:]} - {500, 405, 408} <= set(documented_statuses())
 
 
@@ -225,6 +226,7 @@ def test_every_reason_is_documented(guide: Path) -> None:
     }
     numbered = {"exit_code_N", "killed_by_signal_N"}
     of_the_service = PLAIN | {USER_STOP, TIMEOUT, INTERRUPTED, RESUMED, "error"}
+    raised.add(CheckpointDamaged("").reason)
     assert table_of(guide, "user_stop").keys() == raised | numbered | of_the_service
 
 

@@ -135,7 +135,7 @@ class Trainings:
 
     async def _until_running(self, task_id: str) -> None:
         while await self._status(task_id) in ("pending", "queued"):
-            await asyncio.sleep(0.1)  # noqa: ASYNC110 - only the service knows
+            await asyncio.sleep(0.1)
 
     async def _end(self, task_id: str, kind: str) -> None:
         while (status := await self._status(task_id)) not in ("completed", "failed", "cancelled"):

@@ -22,7 +22,7 @@ class Executors:
     Args:
         setting: where trainings run whose request does not say.
         stop_grace_s: what a process gets between SIGTERM and SIGKILL.
-        paths: where imported files may be.
+        paths: where trainings may read and write, and imported files be.
         only: runs everything, instead of the executors of this service.
     """
 
@@ -30,9 +30,10 @@ class Executors:
         self, setting: Setting, *, stop_grace_s: float, only: Executor | None = None, paths: PathPolicy | None = None
     ) -> None:
         self._setting = setting
+        roots = (paths or PathPolicy()).roots
         self._by_name: dict[Name, Executor] = {
-            "thread": only or ThreadExecutor(),
-            "process": only or ProcessExecutor(stop_grace_s=stop_grace_s),
+            "thread": only or ThreadExecutor(roots),
+            "process": only or ProcessExecutor(stop_grace_s=stop_grace_s, roots=roots),
             "file": only or FileExecutor(paths),
         }
 

@@ -23,6 +23,7 @@ from services.executors.outcome import conclude
 from services.executors.output import CHUNK, POLL_S, LineLogger
 from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer, end_what_runs, not_writable
 from trainer.errors import TrainingFailed, TrainingStopped
+from trainer.roots import ANYWHERE, Roots
 
 REPOSITORY = Path(__file__).parents[2]
 READ_AFTER_STOP_S = 3.0
@@ -35,13 +36,19 @@ class ProcessExecutor(Executor):
     Args:
         stop_grace_s: what a trainer gets between SIGTERM and SIGKILL.
         withheld: variables of the service's environment that are no trainer's business.
+        roots: where the built-in trainer may read and write.
     """
 
     survives_restart: ClassVar[bool] = True
 
     def __init__(
-        self, *, stop_grace_s: float = 10.0, withheld: Collection[str] = ("API_TOKENS", "DATABASE_URL")
+        self,
+        *,
+        stop_grace_s: float = 10.0,
+        withheld: Collection[str] = ("API_TOKENS", "DATABASE_URL"),
+        roots: Roots = ANYWHERE,
     ) -> None:
+        self._roots = roots
         self._stop_grace_s = stop_grace_s
         self._withheld = frozenset(withheld)
         self._detached = threading.Event()
@@ -87,6 +94,8 @@ class ProcessExecutor(Executor):
             command = [sys.executable, "-P", "-m", "trainer", str(spec), "--plain"]
             command += ["--output-dir", str(run.output_dir), "--device", run.device]
             command += ["--resume"] if run.attempt > 1 else []
+            command += [f"--data-root={folder}" for folder in self._roots.data]
+            command += [f"--save-root={folder}" for folder in self._roots.save]
             env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), env.get("PYTHONPATH")]))
             cwd = str(Path.cwd())  # what relative paths of the request are relative to
         else:

@@ -11,10 +11,18 @@ from contextlib import suppress
 
 from models.schemas import TrainingRequest
 from services.executors.base import TRAINING_NICENESS, Executor, Run
+from trainer.roots import ANYWHERE, Roots
 
 
 class ThreadExecutor(Executor):
-    """Imports torch at the first run, not at the start of the service."""
+    """Imports torch at the first run, not at the start of the service.
+
+    Args:
+        roots: where trainings may read and write.
+    """
+
+    def __init__(self, roots: Roots = ANYWHERE) -> None:
+        self._roots = roots
 
     def run(self, run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
         assert isinstance(run.request, TrainingRequest), "only the built-in trainer runs in a thread"
@@ -29,6 +37,7 @@ class ThreadExecutor(Executor):
             logger=logger,
             should_stop=should_stop,
             resume=run.attempt > 1,
+            roots=self._roots,
         )
 
 

@@ -17,6 +17,7 @@ from models.schemas import TrainingRequest
 from services.executors.base import TRAINING_NICENESS, Run
 from services.executors.thread import ThreadExecutor
 from trainer.errors import TrainingFailed, TrainingStopped
+from trainer.roots import ANYWHERE
 
 LOGGER = logging.Logger("trainer")
 
@@ -80,6 +81,7 @@ def test_the_trainer_gets_what_the_service_has_chosen(trainer: FakeTrainer, run:
         "logger": LOGGER,
         "should_stop": bool,
         "resume": False,
+        "roots": ANYWHERE,
     }
 
 
