@@ -38,6 +38,8 @@ router = APIRouter(prefix="/api/v2/training", tags=["训练接口"], route_class
 MAX_SEQ = 2**63 - 1
 RETRY_MS = 3000
 KEEP_ALIVE_S = 15
+MAX_PAGE_CHARACTERS = 1_000_000
+"""Of its lines together; a page ends behind the line that exceeds it. An answer waits in memory until it is read."""
 SEND_TIMEOUT_S = 60
 """A viewer that has taken nothing for so long is let go; it can resume where it was."""
 IMPORT_WAIT_S = 10
@@ -294,15 +296,21 @@ def get_log_history(
     ] = None,
     stage: Annotated[Stage | None, Query(description="only lines of this stage")] = None,
 ) -> LogPage:
-    """分页返回已保存的日志. Stored lines in pages, oldest first; `id` is the id that the line has in the stream."""
+    """分页返回已保存的日志. Stored lines in pages, oldest first; `id` is the id that the line has in the stream.
+
+    A page of long lines has fewer than `limit`.
+    """
     attempt = service.get_task(task_id).attempt
     found = service.store.read_entries(task_id, after=after, limit=limit + 1, level=level, stage=stage)
-    page = LogPage(task_id=task_id, entries=[])
+    page, characters = LogPage(task_id=task_id, entries=[]), 0
     for entry in found[:limit]:
         wire = to_wire(entry, attempt) if metrics is None else narrow(to_wire(entry, attempt), metrics)
         page.entries.append(StoredLogEntry(id=entry.seq, **wire))
-    if len(found) > limit:
-        page.next_after = found[limit - 1].seq
+        characters += len(entry.message)
+        if characters > MAX_PAGE_CHARACTERS:
+            break
+    if len(found) > len(page.entries):
+        page.next_after = page.entries[-1].id
     return page
 
 

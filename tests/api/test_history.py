@@ -81,6 +81,17 @@ def test_a_last_page_that_is_full_says_that_it_is_the_last(http: httpx.Client, t
     assert page(http, task_id, after=len(events)) == {"task_id": task_id, "entries": []}
 
 
+def test_a_page_of_long_lines_is_short_and_the_next_one_goes_on(http: httpx.Client, train: Train) -> None:
+    task_id, events = train(*(f"{number} {'x' * 60_000}" for number in range(40)))
+    first = page(http, task_id, limit=1000)
+    rest = page(http, task_id, limit=1000, after=first["next_after"])
+
+    assert 10 < len(first["entries"]) < 20
+    assert first["next_after"] == len(first["entries"])
+    assert rest["entries"][0]["id"] == first["next_after"] + 1
+    assert rest["next_after"] < len(events)
+
+
 def test_stage_and_level_narrow_the_lines_and_keep_their_ids(http: httpx.Client, train: Train) -> None:
     task_id, events = train(*LINES, old_field=1)
     rows = as_rows(events)
