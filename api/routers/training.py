@@ -172,7 +172,7 @@ def start_training(request: Annotated[StartRequest, Body()], service: Service) -
 
     带 `command` 的请求运行自己的训练程序. A body with a `command` runs a trainer of your own, where that is allowed.
     """
-    return answer(service, service.start_training(request))[0]
+    return answer(service, service.start_training(request), with_history=True)[0]
 
 
 @router.post(
@@ -191,7 +191,7 @@ async def import_training(request: ImportRequest, service: Service) -> TaskRespo
     state = await run_in_threadpool(service.start_training, request)
     if not request.follow:
         await service.wait_for_end(state.task_id, IMPORT_WAIT_S)
-    return answer(service, await run_in_threadpool(service.get_task, state.task_id))[0]
+    return answer(service, await run_in_threadpool(service.get_task, state.task_id), with_history=True)[0]
 
 
 @router.get(
@@ -240,7 +240,7 @@ def get_training_status(task_id: TaskIdPath, service: Service, metrics: MetricNa
 )
 def change_training(task_id: TaskIdPath, change: PriorityChange, service: Service) -> TaskResponse:
     """任务排队期间可以修改优先级. Moves a task that waits to where it would be, had it come with this priority."""
-    return answer(service, service.change_priority(task_id, change.priority))[0]
+    return answer(service, service.change_priority(task_id, change.priority), with_history=True)[0]
 
 
 @router.get(
@@ -353,7 +353,7 @@ def reparse_training(task_id: TaskIdPath, reading: LogReading, service: Service)
     Everybody sees the old metrics until they are replaced by the new ones, all at once. Lines to come are read by
     the new patterns too.
     """
-    return answer(service, service.reparse(task_id, reading))[0]
+    return answer(service, service.reparse(task_id, reading), with_history=True)[0]
 
 
 @router.delete(
