@@ -37,6 +37,7 @@ from services.executors.choice import Executors
 from services.latest_metrics import LatestMetrics
 from services.log_entry import LogEntry, StatusChange, clean_text
 from services.log_handler import TrainingLogHandler
+from services.memory import release_free_memory
 from services.parsing import LineParser, Memory, check_reading
 from services.paths import PathPolicy, claim_output_dir
 from services.reparse import Reparser
@@ -471,6 +472,8 @@ class TrainingService(BaseService):
             status, reason = TaskStatus.COMPLETED, FINISHED
         finally:
             trainer_logger.removeHandler(training.handler)
+        if not training.executor.survives_restart:  # it ran here; an exception, which held on to its network, is gone
+            release_free_memory()
         with suppress(ServiceError):
             training.handler.finish()
         with self._lock:

@@ -1,0 +1,36 @@
+"""Memory that was freed goes back to the machine when it is asked for."""
+
+from __future__ import annotations
+
+import ctypes
+
+import psutil
+import pytest
+
+from services.memory import release_free_memory
+
+BLOCK = 2**16
+"""Bytes: too small for a mapping of its own, which would go back by itself."""
+BLOCKS = 1600
+
+
+def resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="another C library, which keeps nothing")
+def test_freed_memory_below_memory_in_use_is_given_back() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    blocks = [libc.malloc(BLOCK) for _ in range(BLOCKS)]
+    for block in blocks:
+        ctypes.memset(block, 1, BLOCK)
+    *freed, last = blocks
+    for block in freed:
+        libc.free(block)
+    kept = resident()
+    release_free_memory()
+    assert kept - resident() > BLOCK * BLOCKS // 2
+    libc.free(last)
