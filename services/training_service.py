@@ -29,6 +29,7 @@ from models.schemas import (
 )
 from services.base_service import WRITE_TIMEOUT_S, BaseService
 from services.checks import RESERVED_TASK_IDS, check_allowed, find_problems, resolve_device, save_path_problems
+from services.claims import Claims
 from services.deadlines import Deadlines
 from services.devices import CPU, FILE, Gpu
 from services.errors import InvalidRequest, PathForbidden, ServiceError, StorageUnavailable, TaskConflict, TaskNotFound
@@ -132,6 +133,7 @@ class TrainingService(BaseService):
         self._runs_dir = runs_dir.absolute()
         self._allow_commands = allow_commands
         self._reparser = Reparser(self.store, self._writer, self.get_task)
+        self._claims = Claims(self._runs_dir / ".claims")  # no task has an id like this
         self._trainings: dict[str, _Training] = {}
         self._deleting: set[str] = set()
         self._deadlines = Deadlines(self._expire)
@@ -151,6 +153,7 @@ class TrainingService(BaseService):
         Queued tasks wait again. What has outlived that process is read on; other trainings begin again, at their
         last checkpoint, as often as they may.
         """
+        self._claims.undo(lambda task_id: self.store.get_task(task_id) is not None)
         self._scheduler.set_limits(self.store.device_limits())
         for state in self.store.active_tasks():
             self.adopt(state)
@@ -254,9 +257,13 @@ class TrainingService(BaseService):
 
     def _accept(self, request: AnyRequest, task_id: str, device: str) -> TaskState:
         """Make a task of a request that has been checked, and run it as soon as its device is free."""
-        output_dir = self._runs_dir / task_id
         if isinstance(request, TrainingRequest):
-            output_dir = claim_output_dir(request.save_path, request.name, task_id, self._paths.save_roots)
+            with self._claims.noted(task_id, Path(request.save_path).absolute() / (request.name or task_id)):
+                output_dir = claim_output_dir(request.save_path, request.name, task_id, self._paths.save_roots)
+                return self._store_and_run(request, task_id, device, output_dir)
+        return self._store_and_run(request, task_id, device, self._runs_dir / task_id)
+
+    def _store_and_run(self, request: AnyRequest, task_id: str, device: str, output_dir: Path) -> TaskState:
         entry = LogEntry(task_id, "INFO", f"Task accepted: {describe(request, device)}")
         unknown = tuple(
             f"Unknown field {clean_text(name)!r} was ignored." for name in sorted(request.model_extra or ())
