@@ -71,6 +71,9 @@ NO_GPU = "No CUDA GPU on this machine: training on the CPU."
 LAST_MESSAGE = "任务结束"
 """Message of every task's last line; deployed clients print it."""
 
+STOP_WRITE_TIMEOUT_S = 2.0
+"""How long a stop waits to be stored before the trainer is told of it all the same."""
+
 SHUTDOWN_GRACE_S = 2.5
 """How long running trainings get to reach the end of their batch when the service ends."""
 
@@ -350,26 +353,32 @@ class TrainingService(BaseService):
         """
         with self._lock:
             training = self._trainings.get(task_id)
-            if training is None:
-                pass
-            elif training.status is TaskStatus.STOPPING:
+            if training is not None and training.status is TaskStatus.STOPPING:
                 raise TaskConflict(f"Task {task_id!r} is stopping already.", code="task_stopping")
-            elif training.status is TaskStatus.RUNNING:
-                self._stop(task_id, USER_STOP, "Stop requested")
-                return _STOP_MESSAGES[type(training.request)]
-            else:
+            if training is not None and training.status is TaskStatus.RUNNING:
+                self._ask_to_stop(task_id, USER_STOP, "Stop requested")
+                answer = _STOP_MESSAGES[type(training.request)]
+            elif training is not None:
                 self._end(task_id, TaskStatus.CANCELLED, USER_STOP)
                 self._dispatch()
-                return "The task was cancelled before it began."
-        status = self.get_task(task_id).status  # read without the lock, which every stream needs
-        raise TaskConflict(f"Task {task_id!r} has ended ({status.value}).", code="task_ended")
+                answer = "The task was cancelled before it began."
+        if training is None:
+            status = self.get_task(task_id).status  # read without the lock, which every stream needs
+            raise TaskConflict(f"Task {task_id!r} has ended ({status.value}).", code="task_ended")
+        self._stop_when_stored(training)
+        return answer
 
-    def _stop(self, task_id: str, reason: str, message: str, level: str = "INFO") -> None:
-        """Ask a running training to stop. Call with the lock held."""
-        training = self._trainings[task_id]
-        training.stop_reason = reason
-        training.stop.set()
+    def _ask_to_stop(self, task_id: str, reason: str, message: str, level: str = "INFO") -> None:
+        """Decide that a running training stops. Call with the lock held, and `_stop_when_stored` without it."""
+        self._trainings[task_id].stop_reason = reason
         self._change(task_id, TaskStatus.STOPPING, message, reason=reason, level=level)
+
+    def _stop_when_stored(self, training: _Training) -> None:
+        """Tell the trainer, once the next service would know why it ends. A store that refuses is not waited for."""
+        if not self.storage_degraded:
+            with suppress(TimeoutError, StorageUnavailable):
+                self._writer.flush(STOP_WRITE_TIMEOUT_S)
+        training.stop.set()
 
     def _expire(self, task_id: str) -> None:
         """End a task that waits, or runs, for longer than it may."""
@@ -378,10 +387,11 @@ class TrainingService(BaseService):
             if training is None or self._closing or not self._deadlines.is_due(task_id):
                 return
             if training.status is TaskStatus.RUNNING:
-                self._stop(task_id, TIMEOUT, f"{_too_long(training)} It is stopped.", "WARNING")
+                self._ask_to_stop(task_id, TIMEOUT, f"{_too_long(training)} It is stopped.", "WARNING")
             else:
                 self._end(task_id, TaskStatus.FAILED, TIMEOUT, error=_too_long(training))
                 self._dispatch()
+        self._stop_when_stored(training)
 
     def update_task_metrics(self, task_id: str, metrics: Mapping[str, Any]) -> None:
         """Merge metrics into a task's `latest_metrics` and `current_epoch` (合并新旧指标) from code that logs none.

@@ -256,6 +256,37 @@ class TestQueue:
         finish.set()
         assert wait_for_end(service, task_id).status is TaskStatus.CANCELLED
 
+    def test_a_trainer_is_told_to_stop_only_when_the_next_service_would_know_why_it_ended(
+        self, service: TrainingService, start: START, executor: ScriptedExecutor
+    ) -> None:
+        stored: list[TaskStatus] = []
+
+        def trainer(run: Run, logger: logging.Logger, should_stop: SHOULD_STOP) -> None:
+            logger.info("in a batch")
+            while not should_stop():
+                threading.Event().wait(0.0001)
+            task = service.store.get_task(run.task_id)
+            assert task is not None
+            stored.append(task.status)
+            raise TrainingStopped
+
+        executor.script = trainer
+        task_id = start().task_id
+        wait_for(service, task_id, "in a batch")
+        service.stop_training(task_id)
+        wait_for_end(service, task_id)
+        assert stored == [TaskStatus.STOPPING]
+
+    def test_a_stop_is_stored_when_it_is_answered(self, service: TrainingService, start: START, busy: str) -> None:
+        waiting = start().task_id
+        service.stop_training(waiting)
+        service.stop_training(busy)
+        cancelled, stopping = service.store.get_task(waiting), service.store.get_task(busy)
+        assert cancelled is not None
+        assert cancelled.status is TaskStatus.CANCELLED
+        assert stopping is not None
+        assert stopping.status in (TaskStatus.STOPPING, TaskStatus.CANCELLED)
+
     def test_a_training_that_ends_before_it_hears_of_the_stop_is_completed(
         self, service: TrainingService, start: START, executor: ScriptedExecutor
     ) -> None:
