@@ -81,7 +81,6 @@ class CrashTest:
                     began = time.monotonic()
                     await self._one(scene, sort, loader)
                     self.seconds[sort.name] += time.monotonic() - began
-                    print(sort.name, time.monotonic() - began)
                     if number % PROGRESS_EVERY == 0:
                         self._progress(number)
                 await clients.finish(FINISH_LIMIT_S)
@@ -93,6 +92,7 @@ class CrashTest:
         finally:
             await loader.close()
             self._service.end()
+            self._work.end_all()
 
     async def _one(self, scene: Scene, sort: Sort, loader: Loader) -> None:
         self.kills[sort.name] += 1

@@ -26,7 +26,7 @@ PAGE = 1000
 ROAMING = 4
 POLLERS = 2
 AGAIN_S = 0.05
-LANES = (Kind.PRINTER, Kind.ENDLESS, Kind.PROCESS, Kind.PROCESS)
+LANES = (Kind.PRINTER, Kind.ENDLESS, Kind.PROCESS)
 """What runs all the time. Floods, trainings in threads and those that wait are started when they are wanted."""
 
 
@@ -133,7 +133,7 @@ class Clients:
                 return True
             elif answer.status_code == CONFLICT and was_lost:
                 evidence = f"{task.task_id}: started again after its answer was lost: {answer.text}"
-                self._ledger.break_(Promise.ANSWERS, evidence)
+                self._ledger.break_(Promise.REPEATS, evidence)
                 return False
             elif answer.status_code == 503:
                 await asyncio.sleep(AGAIN_S)

@@ -32,6 +32,7 @@ class Promise(StrEnum):
     INTEGRITY = "damaged databases"
     ENDS = "ends that are not true, or have changed"
     ANSWERS = "acknowledged stops and deletions lost"
+    REPEATS = "starts that cannot be repeated after their answer was lost"
     STARTS = "services that did not start again"
 
 

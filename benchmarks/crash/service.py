@@ -14,7 +14,12 @@ import httpx
 
 APP = Path(__file__).resolve().parents[2] / "app_refactored.py"
 START_LIMIT_S = 60.0
-SETTINGS = {"ALLOW_COMMANDS": "true", "MAX_TRAINING_CONCURRENT_CPU": "6", "STOP_GRACE_S": "1"}
+SETTINGS = {
+    "ALLOW_COMMANDS": "true",
+    "MAX_TRAINING_CONCURRENT_CPU": "6",
+    "STOP_GRACE_S": "1",
+    "OMP_NUM_THREADS": "1",  # trainings are to be killed here, not to be fast
+}
 
 
 class DidNotStart(Exception):

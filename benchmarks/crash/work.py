@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,13 @@ class Work:
     def run_dir(self, task_id: str) -> Path:
         """The service's own folder for a task; a trainer's output is in it."""
         return self._state_dir / "runs" / task_id
+
+    def end_all(self) -> None:
+        """End what still runs when the test itself is cut short."""
+        for record in self._state_dir.glob(f"runs/*/{RECORD}"):
+            supervisor = Process(*json.loads(record.read_bytes())["supervisor"])
+            if is_alive(supervisor):
+                os.kill(supervisor.pid, signal.SIGTERM)
 
     def trainer_of(self, task: Task) -> Process | None:
         """The process that trains, or runs the command; `None` where there is none at the moment."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
-import signal
 import sys
 from collections import Counter, deque
 from contextlib import suppress
@@ -70,12 +68,13 @@ class Trainings:
         """Stop what is left, and wait until nothing runs."""
         for task_id in list(self.live):
             await self._http.post(f"/api/v2/training/{task_id}/stop")
-        while True:
-            health = (await self._http.get("/api/v1/health")).json()
-            if not health["running"] and not health["queued"]:
-                break
+        while await self._is_busy():  # noqa: ASYNC110 - only the service knows
             await asyncio.sleep(0.2)
         self.live.clear()
+
+    async def _is_busy(self) -> bool:
+        health = (await self._http.get("/api/v1/health")).json()
+        return bool(health["running"] or health["queued"])
 
     async def _forever(self, number: int, start: Any) -> None:
         await asyncio.sleep(0.3 * number)
@@ -124,7 +123,8 @@ class Trainings:
             if kind == "stopped":
                 await self._http.post(f"/api/v2/training/{task_id}/stop")
             else:
-                await asyncio.to_thread(_kill_trainer, task_id)
+                while not await asyncio.to_thread(_kill_trainer, task_id):  # noqa: ASYNC110 - it is only starting
+                    await asyncio.sleep(0.1)
         await self._end(task_id, f"command, {kind}")
 
     async def _start(self, body: dict[str, Any]) -> str:
@@ -134,11 +134,11 @@ class Trainings:
         return task_id
 
     async def _until_running(self, task_id: str) -> None:
-        while await self._status(task_id) in ("pending", "queued"):
+        while await self._status(task_id) in ("pending", "queued"):  # noqa: ASYNC110 - only the service knows
             await asyncio.sleep(0.1)
 
     async def _end(self, task_id: str, kind: str) -> None:
-        while (status := await self._status(task_id)) not in ("completed", "failed", "cancelled"):
+        while (status := await self._status(task_id)) not in ("completed", "failed", "cancelled"):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         self.counts[f"{kind}: {status}"] += 1
         self.live.remove(task_id)
@@ -151,8 +151,11 @@ class Trainings:
         return str(answer.json()["status"])
 
 
-def _kill_trainer(task_id: str) -> None:
+def _kill_trainer(task_id: str) -> bool:
+    """Whether there was one to kill."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if PRINTER in process.cmdline() and process.environ().get("TRAINING_TASK_ID") == task_id:
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
+                return True
+    return False
