@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.console import visible
 from models.schemas import START_TAGS, ErrorResponse, FieldProblem, wire
 from services.errors import ServiceError, StorageUnavailable
 
@@ -79,7 +80,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def internal_error(request: Request, error: Exception) -> JSONResponse:
-        logger.error("%s %r failed", request.method, request.url.path, exc_info=error)
+        logger.error("%s %s failed", request.method, visible(request.url.path), exc_info=error)
         # uvicorn closes the connection behind an exception; unsaid, a client's next request would run into that.
         headers = {"Connection": "close"}
         return error_response(500, "The service has made a mistake; its log says which.", "internal_error", (), headers)
