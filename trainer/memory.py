@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ def memory_returned() -> Iterator[None]:
 
     Whoever catches an exception keeps its traceback, and that the frames with the network in them: their
     variables are cleared, so that the traceback still says where, and holds nothing. Only then is there
-    anything for CUDA's cache to give back.
+    anything for CUDA's cache to give back. No network of torchvision refers to itself in a circle, so the
+    garbage collector, which would hold up every other thread, has nothing to do here.
     """
     try:
         yield
@@ -25,7 +25,6 @@ def memory_returned() -> Iterator[None]:
             traceback.clear_frames(one.__traceback__)
         raise
     finally:
-        gc.collect()  # modules and exceptions refer to themselves in circles
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.empty_cache()
 

@@ -1,0 +1,187 @@
+"""SIGKILL at any moment costs the epoch that was running, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer.helpers import request_for, same, write_digits
+from tests.trainer.mounts import ROOT, run_mounted
+from trainer.checkpoint_file import find_damage
+from trainer.errors import STATUS_OF_REASON
+
+EPOCHS = 3
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+NETWORKS = [("mnasnet0_5", "adamw"), ("squeezenet1_1", "sgd")]
+"""The first one normalises batches and drops out, the second one drops out."""
+
+DIES_IN_A_CALL = """
+import os, runpy, signal, sys
+name, number = sys.argv[1], int(sys.argv[2])
+sys.argv[1:] = sys.argv[3:]
+real, calls = getattr(os, name), 0
+def dying(*arguments, **named):
+    global calls
+    calls += 1
+    if calls == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **named)
+setattr(os, name, dying)
+runpy.run_module("trainer", run_name="__main__")
+"""
+"""`python -m trainer` that is killed in its n-th call of a function of the operating system."""
+
+TRAINS_AND_KEEPS = """
+import runpy, shutil, sys
+run, kept = sys.argv[1:3]
+sys.argv[1:] = sys.argv[3:]
+try:
+    runpy.run_module("trainer", run_name="__main__")
+finally:
+    shutil.copytree(run, kept, dirs_exist_ok=True)
+"""
+"""`python -m trainer` whose folder is copied before its file system goes with it."""
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("digits"), training=5, validation=2, classes=6)
+
+
+def arguments(folder: Path, digits: Path, model: str, optimizer: str, **changes: Any) -> list[str]:
+    request = request_for(
+        digits, num_classes=6, num_epochs=EPOCHS, model=model, optimizer=optimizer, learning_rate=1e-3, **changes
+    )
+    spec = folder / "spec.json"
+    spec.write_text(request.model_dump_json(), encoding="utf-8")
+    return [str(spec), "--plain", "--output-dir", str(folder / "run")]
+
+
+def ran(command: list[str]) -> tuple[int, list[str]]:
+    ended = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == ""
+    return ended.returncode, ended.stdout.splitlines()
+
+
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda pair: "-".join(pair))
+def uninterrupted(
+    request: pytest.FixtureRequest, digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str], str, str]:
+    model, optimizer = request.param
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    status, lines = ran(["-m", "trainer", *arguments(folder, digits, model, optimizer)])
+    assert status == 0
+    return folder / "run", lines, model, optimizer
+
+
+def metric_lines(lines: list[str]) -> dict[int, list[str]]:
+    """Lines of each epoch, without those that tell how long it took."""
+    epochs: dict[int, list[str]] = {}
+    epoch = 0
+    for line in lines:
+        if begun := re.match(r"Epoch \[(\d+)/\d+\] started", line):
+            epoch = int(begun[1])
+            epochs[epoch] = []
+        elif epoch and " finished in " not in line and ", Step [" not in line:
+            epochs[epoch].append(line)
+    return epochs
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "Epoch [2/3] started",
+        "fsync 1",  # epoch 1: best.pt is written and not in its place
+        "rename 2",  # epoch 1: best.pt is there, last.pt is written and not in its place
+        "rename 3",  # epoch 2: a checkpoint is written, the one before is in its place
+    ],
+)
+def test_a_killed_training_goes_on_as_if_it_had_not_been(
+    uninterrupted: tuple[Path, list[str], str, str], digits: Path, tmp_path: Path, place: str
+) -> None:
+    whole, whole_lines, model, optimizer = uninterrupted
+    command = arguments(tmp_path, digits, model, optimizer)
+    if place[-1].isdigit():
+        status, first = ran(["-c", DIES_IN_A_CALL, *place.split(), *command])
+        assert status == -signal.SIGKILL
+    else:
+        first = killed_at_line(place, command)
+
+    for name in ("last.pt", "best.pt"):
+        if (tmp_path / "run" / name).exists():
+            assert find_damage(tmp_path / "run" / name) is None
+    done = int(torch.load(tmp_path / "run/last.pt")["epoch"]) if (tmp_path / "run/last.pt").exists() else 0
+
+    status, second = ran(["-m", "trainer", *command, "--resume"])
+    assert status == 0
+    assert second[0] == (
+        f"Resuming from last.pt: epochs 1 to {done} of {EPOCHS} are done"
+        if done
+        else "No last.pt to resume from: beginning at epoch 1"
+    )
+    said = {epoch: lines for epoch, lines in metric_lines(first).items() if epoch <= done} | metric_lines(second)
+    assert said == metric_lines(whole_lines)
+    for name in ("last.pt", "best.pt"):
+        one, other = (torch.load(folder / name, weights_only=True) for folder in (whole, tmp_path / "run"))
+        assert same(one, other), name
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt"]
+
+
+def killed_at_line(start: str, command: list[str]) -> list[str]:
+    """Run until a line begins so, and kill it from outside at that moment."""
+    said: list[str] = []
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "trainer", *command], cwd=ROOT, env=ONE_THREAD, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            said.append(line.rstrip("\n"))
+            if line.startswith(start):
+                process.kill()
+        assert process.wait() == -signal.SIGKILL
+    return said
+
+
+def test_a_training_whose_disk_fills_up_keeps_its_checkpoint_and_goes_on_elsewhere(
+    digits: Path, tmp_path: Path
+) -> None:
+    """A disk with room for the checkpoints of the first epoch, and not for new ones beside them."""
+    (tmp_path / "run").mkdir()
+    command = arguments(tmp_path, digits, "shufflenet_v2_x0_5", "adamw")
+    _, _ = ran(["-m", "trainer", *command])
+    sizes = [(tmp_path / "run" / name).stat().st_size for name in ("best.pt", "last.pt")]
+    for name in ("best.pt", "last.pt"):
+        (tmp_path / "run" / name).unlink()
+
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    room = sum(sizes) // 1024 + 64
+    ended = run_mounted(
+        f"mount -t tmpfs -o size={room}k none '{tmp_path / 'run'}'",
+        [
+            "-c",
+            TRAINS_AND_KEEPS,
+            str(tmp_path / "run"),
+            str(kept),
+            *command,
+        ],
+    )
+    assert ended.returncode == STATUS_OF_REASON["disk_full"]
+    last_line = ended.stdout.splitlines()[-1]
+    assert last_line.startswith("ERROR: ")
+    assert "Free some space and resume" in last_line
+    assert sorted(path.name for path in kept.iterdir()) == ["best.pt", "last.pt"]
+    assert find_damage(kept / "last.pt") is find_damage(kept / "best.pt") is None
+    assert torch.load(kept / "last.pt", weights_only=True)["epoch"] == 1
+    status, lines = ran(["-m", "trainer", command[0], "--plain", "--output-dir", str(kept), "--resume"])
+    assert (status, lines[0]) == (0, "Resuming from last.pt: epochs 1 to 1 of 3 are done")
