@@ -24,7 +24,7 @@ def class_folders(root: Path, folders: Folders = ()) -> list[Path]:
     Raises `OSError` where `root` cannot be listed, `OutsideRoots` where it is in none of `folders`.
     """
     with _opened(root, folders) as opened, os.scandir(opened) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
     return [root / name for name in names]
 
 
@@ -48,7 +48,7 @@ def images_in(folder: Path, folders: Folders = ()) -> Iterator[Path]:
                     for entry in entries:
                         if entry.name.startswith("."):
                             continue
-                        if entry.is_dir():
+                        if _is_folder(entry):
                             waiting.append(current / entry.name)
                         elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
                             yield current / entry.name
@@ -59,6 +59,13 @@ def images_in(folder: Path, folders: Folders = ()) -> Iterator[Path]:
 def scan_classes(root: Path, folders: Folders = ()) -> dict[str, list[Path]]:
     """Class name -> its images, both sorted, so that two scans of one folder agree anywhere."""
     return {folder.name: sorted(images_in(folder, folders)) for folder in class_folders(root, folders)}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look
+        return False
 
 
 @contextmanager

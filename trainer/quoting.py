@@ -11,9 +11,9 @@ from pathlib import Path
 _PLAIN = frozenset("/-_.")
 
 
-def quoted(path: Path) -> str:
-    """`path` in quotes: letters of any language, digits and `/-_.` as they are, all else as Python escapes it."""
-    return "'" + "".join(map(_escaped, str(path))) + "'"
+def quoted(name: str | Path) -> str:
+    """`name` in quotes: letters of any language, digits and `/-_.` as they are, all else as Python escapes it."""
+    return "'" + "".join(map(_escaped, str(name))) + "'"
 
 
 def _escaped(character: str) -> str:

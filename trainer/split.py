@@ -23,6 +23,7 @@ from trainer import lines
 from trainer.errors import TrainingFailed
 from trainer.folders import scan_classes
 from trainer.images import UnreadableImage, read_rgb
+from trainer.quoting import quoted
 from trainer.roots import Folders, OutsideRoots
 
 
@@ -90,8 +91,8 @@ class Split:
         target = self.targets[index]
         if not self._left_in_class[target]:
             message = (
-                f"No image of class {self.classes[target]!r} in {self.name} can be read: replace them, or remove the "
-                f"class. The last: {error}"
+                f"No image of class {quoted(self.classes[target])} in {self.name} can be read: replace them, or remove "
+                f"the class. The last: {error}"
             )
             raise TrainingFailed("empty_class", message)
 

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.helpers import request_for, same, write_digits
+from tests.trainer.helpers import logger_and_lines, never, request_for, same, write_digits
 from tests.trainer.mounts import ROOT, run_mounted
 from trainer.checkpoint_file import find_damage
 from trainer.errors import STATUS_OF_REASON
+from trainer.loop import train
 
 EPOCHS = 3
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -156,32 +157,28 @@ def test_a_training_whose_disk_fills_up_keeps_its_checkpoint_and_goes_on_elsewhe
     digits: Path, tmp_path: Path
 ) -> None:
     """A disk with room for the checkpoints of the first epoch, and not for new ones beside them."""
-    (tmp_path / "run").mkdir()
-    command = arguments(tmp_path, digits, "shufflenet_v2_x0_5", "adamw")
-    _, _ = ran(["-m", "trainer", *command])
-    sizes = [(tmp_path / "run" / name).stat().st_size for name in ("best.pt", "last.pt")]
-    for name in ("best.pt", "last.pt"):
-        (tmp_path / "run" / name).unlink()
+    request = request_for(digits, num_classes=6, num_epochs=EPOCHS, learning_rate=1e-3)
+    logger, lines = logger_and_lines()
 
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    room = sum(sizes) // 1024 + 64
+    def train_here(output_dir: Path, *, epochs: int = EPOCHS, resume: bool = False) -> None:
+        asked = request.model_copy(update={"num_epochs": epochs})
+        train(asked, output_dir=output_dir, device="cpu", logger=logger, should_stop=never, resume=resume)
+
+    train_here(tmp_path / "sizes", epochs=1)
+    room = sum(path.stat().st_size for path in (tmp_path / "sizes").iterdir()) // 1024 + 64
+    for name in ("run", "kept"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "spec.json").write_text(request.model_dump_json(), encoding="utf-8")
+    arguments = [str(tmp_path / "spec.json"), "--plain", "--output-dir", str(tmp_path / "run")]
     ended = run_mounted(
         f"mount -t tmpfs -o size={room}k none '{tmp_path / 'run'}'",
-        [
-            "-c",
-            TRAINS_AND_KEEPS,
-            str(tmp_path / "run"),
-            str(kept),
-            *command,
-        ],
+        ["-c", TRAINS_AND_KEEPS, str(tmp_path / "run"), str(tmp_path / "kept"), *arguments],
     )
     assert ended.returncode == STATUS_OF_REASON["disk_full"]
     last_line = ended.stdout.splitlines()[-1]
     assert last_line.startswith("ERROR: ")
     assert "Free some space and resume" in last_line
-    assert sorted(path.name for path in kept.iterdir()) == ["best.pt", "last.pt"]
-    assert find_damage(kept / "last.pt") is find_damage(kept / "best.pt") is None
-    assert torch.load(kept / "last.pt", weights_only=True)["epoch"] == 1
-    status, lines = ran(["-m", "trainer", command[0], "--plain", "--output-dir", str(kept), "--resume"])
-    assert (status, lines[0]) == (0, "Resuming from last.pt: epochs 1 to 1 of 3 are done")
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["best.pt", "last.pt"]
+    assert all(find_damage(path) is None for path in (tmp_path / "kept").iterdir())
+    train_here(tmp_path / "kept", resume=True)
+    assert "Resuming from last.pt: epochs 1 to 1 of 3 are done" in lines.messages

@@ -187,6 +187,22 @@ def test_a_process_stops_within_a_batch_and_its_checkpoint_is_whole(root: Path) 
     assert torch.load(root / "runs/first/last.pt", weights_only=True)["epoch"] >= 1
 
 
+def test_a_training_is_resumed_in_its_folder(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([spec(root)]) == 0
+    capsys.readouterr()
+    assert main([spec(root), "--plain", "--resume"]) == 0
+    assert main([spec(root, name=None), "--plain", "--resume", "--output-dir", str(root / "runs/first")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == said[2] == "Resuming from last.pt: epochs 1 to 1 of 1 are done"
+    assert said[1].startswith("Training complete.")
+    assert [path.name for path in (root / "runs").iterdir()] == ["first"]
+
+
+def test_a_resume_without_a_folder_is_a_bad_request(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([spec(root, name=None), "--resume"]) == 2
+    assert "give --output-dir" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("wanted", "count", "expected"),
     [("cpu", 0, "cpu"), ("cpu", 2, "cpu"), ("cuda", 2, "cuda:0"), ("cuda:1", 2, "cuda:1"), ("cuda", 0, "cpu")],

@@ -23,6 +23,8 @@ from trainer.checkpoint import load_classifier
 from trainer.checkpoint_file import find_damage
 from trainer.errors import STATUS_OF_REASON, CheckpointDamaged, TrainingFailed, TrainingStopped
 from trainer.loop import TrainingResult, train
+from trainer.network import build_network
+from trainer.optimizer import build_optimizer
 
 TIMINGS = re.compile(r"finished in [\d.]+s|, [\d.]+ images/s, ETA: \d+s")
 
@@ -290,7 +292,6 @@ def test_nothing_holds_the_network_after_the_end(
 ) -> None:
     made: list[weakref.ref[object]] = []
     monkeypatch.setattr(loop, "STEP_LINE_SECONDS", 0.0)
-    build_network, build_optimizer = run.build_network, run.build_optimizer
 
     def network(*arguments: Any, **named: Any) -> nn.Module:
         built = build_network(*arguments, **named)
@@ -330,7 +331,6 @@ def test_cuda_hands_back_what_is_free_when_nothing_refers_to_it(
     """Without a GPU: the cache is emptied, and at that moment the network is gone, also where an exception is kept."""
     made: list[weakref.ref[nn.Module]] = []
     alive_when_emptied: list[bool] = []
-    build_network = run.build_network
 
     def network(*arguments: Any, **named: Any) -> nn.Module:
         built = build_network(*arguments, **named)
