@@ -34,11 +34,15 @@ class Claims:
             with suppress(OSError):
                 note.unlink(missing_ok=True)
 
-    def undo(self, is_stored: Callable[[str], bool]) -> None:
-        """Remove the folders whose tasks were not stored. One with something in it is somebody's, and stays."""
+    def undo(self, is_in_use: Callable[[Path], bool]) -> None:
+        """Remove the folders that no stored task has. One with something in it is somebody's, and stays.
+
+        `is_in_use` is asked of a folder, not of the task that wanted it: another one may have got it.
+        """
         for note in self._folder.glob("*"):
             with suppress(OSError):
-                if not is_stored(note.name):
-                    Path(os.fsdecode(note.read_bytes())).rmdir()
+                claimed = Path(os.fsdecode(note.read_bytes()))
+                if not is_in_use(claimed):
+                    claimed.rmdir()
             with suppress(OSError):
                 note.unlink()

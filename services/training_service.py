@@ -156,7 +156,7 @@ class TrainingService(BaseService):
         Queued tasks wait again. What has outlived that process is read on; other trainings begin again, at their
         last checkpoint, as often as they may.
         """
-        self._claims.undo(lambda task_id: self.store.get_task(task_id) is not None)
+        self._claims.undo(self.store.has_output_dir)
         self._scheduler.set_limits(self.store.device_limits())
         for state in self.store.active_tasks():
             self.adopt(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.exc import DBAPIError
@@ -40,6 +41,12 @@ class Store:
     def get_task(self, task_id: str) -> TaskState | None:
         found = self._tasks(select(tasks).where(tasks.c.task_id == task_id))
         return found[0][1] if found else None
+
+    def has_output_dir(self, folder: Path) -> bool:
+        """Whether a task saves there, by whichever of its names."""
+        names = {str(folder), str(folder.resolve())}
+        with self._reading() as connection:
+            return connection.scalar(select(tasks.c.id).where(tasks.c.output_dir.in_(names)).limit(1)) is not None
 
     def list_tasks(
         self, *, status: Sequence[TaskStatus] = (), before: int | None = None, limit: int | None = None

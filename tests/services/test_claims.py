@@ -42,14 +42,14 @@ def notes(tmp_path: Path) -> Path:
 
 def test_the_folder_of_a_task_that_was_not_stored_is_removed(notes: Path, tmp_path: Path) -> None:
     leave_claimed(notes, tmp_path / "run")
-    Claims(notes).undo(lambda _task_id: False)
+    Claims(notes).undo(lambda _folder: False)
     assert not (tmp_path / "run").exists()
     assert list(notes.iterdir()) == []
 
 
 def test_the_folder_of_a_stored_task_stays(notes: Path, tmp_path: Path) -> None:
     leave_claimed(notes, tmp_path / "run")
-    Claims(notes).undo(lambda task_id: task_id == "t")
+    Claims(notes).undo(lambda folder: folder == tmp_path / "run")
     assert (tmp_path / "run").is_dir()
     assert list(notes.iterdir()) == []
 
@@ -57,7 +57,7 @@ def test_the_folder_of_a_stored_task_stays(notes: Path, tmp_path: Path) -> None:
 def test_a_folder_with_something_in_it_stays(notes: Path, tmp_path: Path) -> None:
     leave_claimed(notes, tmp_path / "run")
     (tmp_path / "run" / "best.pt").touch()
-    Claims(notes).undo(lambda _task_id: False)
+    Claims(notes).undo(lambda _folder: False)
     assert (tmp_path / "run" / "best.pt").exists()
 
 
@@ -66,7 +66,7 @@ def test_every_name_that_a_folder_can_have_is_noted(notes: Path, tmp_path: Path,
     claims = Claims(notes)
     with claims.noted("t", tmp_path / name):
         (tmp_path / name).mkdir()
-        Claims(notes).undo(lambda _task_id: False)
+        Claims(notes).undo(lambda _folder: False)
     assert not (tmp_path / name).exists()
 
 
@@ -75,7 +75,7 @@ def test_without_a_note_the_service_works_all_the_same(tmp_path: Path) -> None:
     claims = Claims(tmp_path / "file")
     with claims.noted("t", tmp_path / "run"):
         (tmp_path / "run").mkdir()
-    claims.undo(lambda _task_id: False)
+    claims.undo(lambda _folder: False)
     assert (tmp_path / "run").is_dir()
 
 
@@ -94,3 +94,19 @@ def test_a_start_whose_answer_was_lost_with_the_service_can_be_sent_again(
     with closing(build_service(settings, executor)) as service:
         assert service.start_training(request).task_id == "t"
         assert wait_for_end(service, "t").status.is_terminal
+
+
+def test_a_folder_that_another_start_got_stays_its_own(
+    settings: Settings, body: dict[str, str], executor: ScriptedExecutor
+) -> None:
+    executor.hold()
+    with closing(build_service(settings, executor)) as service:
+        folder = Path(service.start_training(TrainingRequest(**{**body, "task_id": "t", "name": "mine"})).output_dir)
+    notes = settings.state_dir / "runs" / ".claims"
+    notes.mkdir(exist_ok=True)
+    (notes / "loser").write_bytes(bytes(folder))
+    executor.release()
+    with closing(build_service(settings, executor)) as service:
+        assert folder.is_dir()
+        assert not (notes / "loser").exists()
+        wait_for_end(service, "t")
