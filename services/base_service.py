@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Unpack
@@ -36,6 +36,7 @@ CLOSE_TIMEOUT_S = 5.0
 """How long the service's end waits for a store that does not answer."""
 
 REPLAY_PAGE = 500
+CHUNK_BYTES = 262_144
 
 
 class LogHistory(Mapping[str, list[dict[str, Any]]]):
@@ -191,6 +192,9 @@ class BaseService:
             metrics: names to keep in each line's metrics; all, if not given.
         """
         queue = self.log_queues.get(task_id)
+        known = queue.last_seq if queue else 0
+        if after > known and after > await anyio.to_thread.run_sync(self._count_lines, task_id):
+            after = 0  # a cursor of an earlier task of the same id, since deleted
         while queue is None:
             page = await anyio.to_thread.run_sync(self._read_page, task_id, after)
             if not page:
@@ -198,8 +202,6 @@ class BaseService:
             after += len(page)
             yield _join(page, metrics)
             queue = self.log_queues.get(task_id)  # it may have been resumed
-        if after > queue.last_seq and after > await anyio.to_thread.run_sync(self._count_lines, task_id):
-            after = 0  # a cursor of an earlier task of the same id, since deleted
         while True:
             ended = queue.ended  # asked before reading: the last frame may come in between
             frames = queue.read(after)
@@ -208,6 +210,7 @@ class BaseService:
                 if not frames:  # deleted while it was being replayed
                     return
             if frames:
+                frames = _head(frames)
                 after += len(frames)
                 yield _join(frames, metrics)
             elif ended:
@@ -235,7 +238,7 @@ class BaseService:
             return []
         limit = min(REPLAY_PAGE, max(0, state.last_seq - after))
         entries = self.store.read_entries(task_id, after=after, limit=limit)
-        return [encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in entries]
+        return _head(encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in entries)
 
     def get_task(self, task_id: str) -> TaskState:
         """A task's state, live or ended.
@@ -306,6 +309,18 @@ class BaseService:
         if state.task_id in self.tasks:
             self.tasks[state.task_id] = state
             self.log_queues[state.task_id].rewrite(frames)
+
+
+def _head(frames: Iterable[bytes]) -> list[bytes]:
+    """The first frames, as many as are sent at once: each viewer that takes nothing holds so much."""
+    head: list[bytes] = []
+    size = 0
+    for frame in frames:
+        head.append(frame)
+        size += len(frame)
+        if size > CHUNK_BYTES:
+            break
+    return head
 
 
 def _join(frames: list[bytes], metrics: frozenset[str] | None) -> bytes:

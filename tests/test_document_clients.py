@@ -292,7 +292,7 @@ def test_a_page_learns_from_a_restart_that_its_training_was_interrupted(
 ) -> None:
     first = serve()
     page.goto(first.url)
-    task_id = page.evaluate(START, ["", body])
+    task_id = page.evaluate(START, ["", body | {"max_restarts": 0}])
     watch(page, "", task_id, close=True)
     dictation.say(*LINES)
     wait_for(page, LINES[-1])

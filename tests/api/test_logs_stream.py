@@ -443,7 +443,22 @@ def test_an_ended_task_is_replayed_in_full_after_a_restart(
     assert watch(task_id, url=second.url, last_event_id=len(before)).status == 204
 
 
-def test_a_restart_ends_a_running_training_with_a_last_frame_that_says_why(
+def test_a_restart_too_many_ends_a_running_training_with_a_last_frame_that_says_why(
+    serve: Serve, dictate: Dictate, start: Start, watch: Watch
+) -> None:
+    first = serve()
+    dictate().say("so far")
+    with httpx.Client(base_url=first.url) as client:
+        task_id = start(client, max_restarts=0)
+    before = watch(task_id, url=first.url).until_message("so far")
+    first.stop()
+
+    rest = list(watch(task_id, url=serve().url, last_event_id=before[-1].number).events())
+    assert numbers(before + rest) == list(range(1, len(before) + len(rest) + 1))
+    assert (rest[-1].entry["status"], rest[-1].entry["reason"]) == ("failed", "interrupted")
+
+
+def test_a_running_training_goes_on_behind_a_restart_and_so_does_its_log(
     serve: Serve, dictate: Dictate, start: Start, watch: Watch
 ) -> None:
     first = serve()
@@ -453,9 +468,14 @@ def test_a_restart_ends_a_running_training_with_a_last_frame_that_says_why(
     before = watch(task_id, url=first.url).until_message("so far")
     first.stop()
 
+    dictation = dictate()
+    dictation.say("and on")
+    dictation.end()
     rest = list(watch(task_id, url=serve().url, last_event_id=before[-1].number).events())
     assert numbers(before + rest) == list(range(1, len(before) + len(rest) + 1))
-    assert (rest[-1].entry["status"], rest[-1].entry["reason"]) == ("failed", "interrupted")
+    assert "and on" in [event.entry["message"] for event in rest]
+    assert {event.entry["attempt"] for event in rest} == {2}
+    assert rest[-1].entry["status"] == "completed"
 
 
 def test_a_queued_training_goes_on_behind_a_restart_and_so_does_its_log(
