@@ -271,7 +271,7 @@ def test_a_page_follows_across_a_restart_by_itself(
     """The training waits in the queue behind another one; both are the restarted service's."""
     first = serve()
     page.goto(first.url)
-    page.evaluate(START, ["", body])
+    page.evaluate(START, ["", body | {"max_restarts": 0}])
     waiting = page.evaluate(START, ["", body])
     watch(page, "", waiting, close=False)
     wait_for(page, "Waiting for a free device")

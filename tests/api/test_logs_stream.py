@@ -484,7 +484,7 @@ def test_a_queued_training_goes_on_behind_a_restart_and_so_does_its_log(
     first = serve()
     dictate()
     with httpx.Client(base_url=first.url) as client:
-        start(client)
+        start(client, max_restarts=0)
         waiting = start(client)
     before = watch(waiting, url=first.url).until_message("Waiting for a free device")
     first.stop()
