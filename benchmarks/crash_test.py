@@ -19,11 +19,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.crash.checkpoints import Loader
+from benchmarks.crash.checkpoints import Checkpoints, Loader
 from benchmarks.crash.clients import Clients
 from benchmarks.crash.kills import SORTS, Scene, Sort, schedule
 from benchmarks.crash.ledger import Ledger, Promise
@@ -44,7 +45,7 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="crash-test-"))
     test = CrashTest(folder, arguments.seed)
-    asyncio.run(test.run(arguments.kills))
+    asyncio.run(test.run(schedule(arguments.kills, random.Random(arguments.seed))))
     test.report()
     if test.ledger.broken:
         print(f"Everything that was written is in {folder}")
@@ -67,9 +68,11 @@ class CrashTest:
         self._work = Work(folder, self._service.state_dir, self._random)
         self._began = time.monotonic()
 
-    async def run(self, kills: int) -> None:
+    async def run(self, sorts: Sequence[Sort]) -> None:
+        """A kill of each of `sorts`, one after another."""
         self._work.write_images()
         loader = await Loader.start()
+        checkpoints = Checkpoints(loader.load)
         self._service.start()
         try:
             await self._service.answers()
@@ -77,14 +80,14 @@ class CrashTest:
                 clients = Clients(self._service, self._work, self.ledger, self._random, group)
                 clients.begin()
                 scene = Scene(self._service, clients, self._work, self.ledger, self._random)
-                for number, sort in enumerate(schedule(kills, self._random), start=1):
+                for number, sort in enumerate(sorts, start=1):
                     began = time.monotonic()
-                    await self._one(scene, sort, loader)
+                    await self._one(scene, sort, checkpoints)
                     self.seconds[sort.name] += time.monotonic() - began
                     if number % PROGRESS_EVERY == 0:
                         self._progress(number)
                 await clients.finish(FINISH_LIMIT_S)
-            await loader.check(self.ledger)
+            await checkpoints.check(self.ledger)
             self._service.kill()
             check_killed_store(self._service.store, self.ledger)
         except* DidNotStart as error:
@@ -94,7 +97,7 @@ class CrashTest:
             self._service.end()
             self._work.end_all()
 
-    async def _one(self, scene: Scene, sort: Sort, loader: Loader) -> None:
+    async def _one(self, scene: Scene, sort: Sort, checkpoints: Checkpoints) -> None:
         self.kills[sort.name] += 1
         self.hits[sort.name] += await sort.kill(scene)
         if not self._service.is_up.is_set():
@@ -104,7 +107,7 @@ class CrashTest:
             check_open_store(self._service.store, self.ledger)
             await check_orphans(self._service, self._work, self.ledger)
             await check_stops(self.ledger)
-        await loader.check(self.ledger)
+        await checkpoints.check(self.ledger)
 
     def _progress(self, number: int) -> None:
         lines = sum(len(task.lines) for task in self.ledger.tasks.values())
@@ -129,9 +132,16 @@ class CrashTest:
         for name, counts in (("tasks acknowledged", kinds), ("ends", ends)):
             print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in counts.most_common()))
         print()
-        broken = self.ledger.counts()
+        broken, known = self.ledger.counts(), self.ledger.tasks.values()
+        among = {
+            Promise.TASKS: f"of {sum(task.acknowledged for task in known)}",
+            Promise.LINES: f"of {sum(len(task.lines) for task in known)} that viewers saw",
+            Promise.CHECKPOINTS: f"of {self.ledger.looked_at[Promise.CHECKPOINTS]} that were loaded",
+            Promise.INTEGRITY: f"of {self.ledger.looked_at[Promise.INTEGRITY]} looks at one",
+            Promise.STARTS: f"of {len(restarts)} restarts",
+        }
         for promise in Promise:
-            print(f"{promise:75} {broken[promise]:5}")
+            print(f"{promise:75} {broken[promise]:4} {among.get(promise, '')}".rstrip())
 
 
 if __name__ == "__main__":

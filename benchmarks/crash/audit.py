@@ -67,24 +67,28 @@ def check_store(path: Path, ledger: Ledger) -> Iterator[tuple[Promise, str]]:
     """Problems of a store that no service has open: is it whole, and does it hold what clients were told?"""
     with closing(sqlite3.connect(path)) as store:
         yield from ((Promise.INTEGRITY, problem) for problem in damage(store))
-        last = dict(store.execute("SELECT task_id, last_seq FROM tasks"))
-        for task in ledger.tasks.values():
-            if task.task_id not in last:
-                if task.acknowledged and not task.deletion_asked:
-                    yield Promise.TASKS, f"{task.task_id}, {task.kind}, is not in the store"
-                continue
-            if task.deletion_acknowledged:
-                yield Promise.ANSWERS, f"{task.task_id} was deleted, and is in the store"
-            rows = store.execute(
-                "SELECT seq, level, message, status FROM log_entries WHERE task_id = ? ORDER BY seq", (task.task_id,)
-            ).fetchall()
-            numbers = [row[0] for row in rows]
-            if numbers != list(range(1, last[task.task_id] + 1)):
-                yield Promise.LINES, f"{task.task_id} has {last[task.task_id]} lines, stored are {_in_short(numbers)}"
-            yield from (
-                (Promise.LINES, f"{task.task_id}: {problem}")
-                for problem in differences(task, {row[0]: (row[1], row[2], _as_shown(row[3])) for row in rows})
-            )
+        try:
+            yield from _forgotten(store, ledger)
+        except sqlite3.DatabaseError as error:
+            yield Promise.INTEGRITY, f"it cannot be read: {error}"
+
+
+def _forgotten(store: sqlite3.Connection, ledger: Ledger) -> Iterator[tuple[Promise, str]]:
+    last = dict(store.execute("SELECT task_id, last_seq FROM tasks"))
+    for task in ledger.tasks.values():
+        if task.task_id not in last:
+            if task.acknowledged and not task.deletion_asked:
+                yield Promise.TASKS, f"{task.task_id}, {task.kind}, is not in the store"
+            continue
+        if task.deletion_acknowledged:
+            yield Promise.ANSWERS, f"{task.task_id} was deleted, and is in the store"
+        query = "SELECT seq, level, message, status FROM log_entries WHERE task_id = ? ORDER BY seq"
+        rows = store.execute(query, (task.task_id,)).fetchall()
+        numbers = [row[0] for row in rows]
+        if numbers != list(range(1, last[task.task_id] + 1)):
+            yield Promise.LINES, f"{task.task_id} has {last[task.task_id]} lines, stored are {_in_short(numbers)}"
+        stored = {row[0]: (row[1], row[2], _as_shown(row[3])) for row in rows}
+        yield from ((Promise.LINES, f"{task.task_id}: {problem}") for problem in differences(task, stored))
 
 
 def damage(store: sqlite3.Connection) -> Iterator[str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from benchmarks.crash.ledger import Ledger, Promise
 
@@ -19,12 +20,31 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LAST, BEST = "last.pt", "best.pt"
 
 
+class Found(NamedTuple):
+    """`problem` is `None` for a checkpoint that loads; `epoch` is the one after which it was written."""
+
+    problem: str | None
+    epoch: int = 0
+
+
+def look_at(path: Path) -> Found:
+    """Load a checkpoint, in this process."""
+    import torch
+
+    from trainer.checkpoint import load_network
+
+    try:
+        load_network(path)
+        return Found(None, torch.load(path, map_location="cpu", weights_only=True)["epoch"])
+    except Exception as error:  # noqa: BLE001 - whatever it is, the file does not load
+        return Found(f"{type(error).__name__}: {error}")
+
+
 class Loader:
-    """One such process, and what it has found sound already."""
+    """A process that looks at checkpoints."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._sound: dict[Path, tuple[int, int]] = {}
 
     @classmethod
     async def start(cls) -> Loader:
@@ -32,39 +52,53 @@ class Loader:
         command = [sys.executable, "-m", "benchmarks.crash.checkpoints"]
         return cls(await asyncio.create_subprocess_exec(*command, cwd=REPOSITORY, stdin=pipe, stdout=pipe))
 
+    async def load(self, path: Path) -> Found:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{path}\n".encode())
+        return Found(*json.loads(await self._process.stdout.readline()))
+
     async def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         await self._process.wait()
 
-    async def load(self, path: Path) -> dict[str, Any]:
-        """`problem` and `epoch` of a file."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{path}\n".encode())
-        answer: dict[str, Any] = json.loads(await self._process.stdout.readline())
-        return answer
+
+class Checkpoints:
+    """Looks at every checkpoint of every run, each version of a file once.
+
+    Args:
+        load: loads a file, and says what it found.
+    """
+
+    def __init__(self, load: Callable[[Path], Awaitable[Found]]) -> None:
+        self._load = load
+        self._sound: dict[Path, tuple[int, int]] = {}
 
     async def check(self, ledger: Ledger) -> None:
-        """Every checkpoint of every run; and none may be older than what viewers have been told is saved."""
-        for task in [task for task in ledger.tasks.values() if task.is_built_in]:
+        """None may be damaged, or older than what viewers have been told is saved."""
+        for task in [task for task in ledger.tasks.values() if task.is_built_in and not task.files_removed]:
             saved = task.epochs_finished
             for path in (task.output_dir / LAST, task.output_dir / BEST):
-                try:
-                    version = _version(path)
-                    if self._sound.get(path) == version:
-                        continue
-                    found = await self.load(path)
-                    if found["problem"] is None:
-                        self._sound[path] = version
-                except FileNotFoundError:
-                    found = {"problem": f"epoch {saved} was saved, and there is no file" if saved else None}
-                if not task.output_dir.is_dir():  # its client has removed it by now
-                    break
-                if found["problem"] is None and path.name == LAST and found.get("epoch", saved) < saved:
-                    found["problem"] = f"it is of epoch {found['epoch']}, after epoch {saved} was saved"
-                if found["problem"] is not None:
-                    ledger.break_(Promise.CHECKPOINTS, f"{path}: {found['problem']}")
+                problem = await self._problem(path, saved, ledger)
+                if problem is not None and not task.files_removed:
+                    ledger.break_(Promise.CHECKPOINTS, f"{path}: {problem}")
+
+    async def _problem(self, path: Path, saved: int, ledger: Ledger) -> str | None:
+        try:
+            version = _version(path)
+        except FileNotFoundError:
+            return f"epoch {saved} was saved, and there is no file" if saved else None
+        if self._sound.get(path) == version:
+            return None
+        found = await self._load(path)
+        ledger.looked_at[Promise.CHECKPOINTS] += 1
+        if found.problem is not None:
+            return found.problem
+        if path.name == LAST and found.epoch < saved:
+            return f"it is of epoch {found.epoch}, after epoch {saved} was saved"
+        self._sound[path] = version
+        return None
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -73,19 +107,8 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def main() -> None:
-    import torch
-
-    from trainer.checkpoint import load_network
-
     for line in sys.stdin:
-        path = line.removesuffix("\n")
-        answer: dict[str, Any] = {"problem": None}
-        try:
-            load_network(path)
-            answer["epoch"] = torch.load(path, map_location="cpu", weights_only=True)["epoch"]
-        except Exception as error:  # noqa: BLE001 - whatever it is, the file does not load
-            answer["problem"] = f"{type(error).__name__}: {error}"
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(look_at(Path(line.removesuffix("\n")))), flush=True)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,7 @@ class Clients:
         await self._compare(task)
         if self._random.random() < 0.7:
             await self._delete(task)
+        task.files_removed = True
         await asyncio.to_thread(shutil.rmtree, task.output_dir, ignore_errors=True)
 
     async def _start(self, task: Task) -> bool:

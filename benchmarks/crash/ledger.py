@@ -16,9 +16,7 @@ TERMINAL = frozenset({"completed", "failed", "cancelled"})
 KILLED = ("failed", "killed_by_signal_9")
 INTERRUPTED = ("failed", "interrupted")
 MAX_RESTARTS = 3
-"""Of a training in a thread of the service, where its request says nothing."""
-RESUMES = False
-"""Whether a training in a thread of the service outlives it: it waits again, and resumes from its checkpoint."""
+"""How often a training in a thread of the service begins again, where its request says nothing."""
 _EPOCH_FINISHED = re.compile(r"Epoch \[(\d+)/\d+\] finished")
 
 
@@ -57,6 +55,7 @@ class Task:
         lines: every line that any viewer has seen, by its number: level, message, status.
         end: status and reason, once a client has been told that it ended.
         ended: set together with `end`.
+        files_removed: its client has removed what it saved, or is about to.
         interruptions: how often the service was killed while it may have run.
     """
 
@@ -72,6 +71,7 @@ class Task:
     trainer_killed: bool = False
     deletion_asked: bool = False
     deletion_acknowledged: bool = False
+    files_removed: bool = False
     interruptions: int = 0
     lines: dict[int, tuple[str, str, str | None]] = field(default_factory=dict)
     end: tuple[str, str | None] | None = None
@@ -92,11 +92,14 @@ class Task:
 
 class Ledger:
     """Attributes:
+    tasks: all that were ever started, by id.
     broken: every promise that was broken, with the evidence.
+    looked_at: databases that were examined, and checkpoints that were loaded.
     """
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
+        self.looked_at: Counter[Promise] = Counter()
         self.broken: list[tuple[Promise, str]] = []
 
     @property
@@ -142,9 +145,8 @@ def untrue(task: Task) -> str | None:
     if task.stop_asked and status == "cancelled":
         return None
     if task.end == INTERRUPTED and task.kind is Kind.THREAD:
-        if RESUMES and task.interruptions < MAX_RESTARTS:
-            return f"it is {task.end} after {task.interruptions} ends of the service"
-        return None
+        is_early = task.interruptions <= MAX_RESTARTS
+        return f"it is {task.end} after {task.interruptions} ends of the service" if is_early else None
     if task.stop_asked and task.end == INTERRUPTED:
         return f"it was stopped as its client had asked, but it is {task.end}"
     allowed = {("completed", None)} if task.returncode == 0 else {("failed", f"exit_code_{task.returncode}")}

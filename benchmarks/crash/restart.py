@@ -27,6 +27,7 @@ STOP_LIMIT_S = 15.0
 
 def check_killed_store(store: Path, ledger: Ledger) -> None:
     """Look at the store as the kill has left it, in a copy: opening it repairs it."""
+    ledger.looked_at[Promise.INTEGRITY] += 1
     with tempfile.TemporaryDirectory() as scratch:
         for path in (store, store.with_name(store.name + "-wal")):
             if path.exists():
@@ -36,6 +37,7 @@ def check_killed_store(store: Path, ledger: Ledger) -> None:
 
 
 def check_open_store(store: Path, ledger: Ledger) -> None:
+    ledger.looked_at[Promise.INTEGRITY] += 1
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)) as connection:
         for problem in damage(connection):
             ledger.break_(Promise.INTEGRITY, f"after the restart: {problem}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psutil
 
 MIB = 2**20
+LOOK_EVERY_S = 1.0
 SETTLED_S = 15.0
 """Nothing has changed for so long: longer than idle worker threads (10 s) and idle connections (5 s) are kept."""
 
@@ -60,7 +61,7 @@ async def settled(process: psutil.Process, *, limit_s: float, touch: Callable[[]
     began = last_change = time.monotonic()
     found = sample(process)
     while (now := time.monotonic()) - last_change < SETTLED_S and now - began < limit_s:
-        await asyncio.sleep(1)
+        await asyncio.sleep(LOOK_EVERY_S)
         await asyncio.to_thread(touch)
         before, found = found, sample(process)
         if (before.descriptors, before.threads) != (found.descriptors, found.threads):

@@ -22,6 +22,7 @@ from services.training_service import LAST_MESSAGE, TrainingService
 from settings import Settings
 from tests.scripted_executor import ScriptedExecutor
 from tests.services.following import Frame, follow, messages, wait_for, wait_for_end
+from tests.services.refusing import locked
 from tests.services.trainings import DOCUMENTED_KEYS, SHOULD_STOP, START, TIMEOUT_S, history
 from trainer.errors import TrainingFailed, TrainingStopped
 
@@ -277,15 +278,19 @@ class TestQueue:
         wait_for_end(service, task_id)
         assert stored == [TaskStatus.STOPPING]
 
-    def test_a_stop_is_stored_when_it_is_answered(self, service: TrainingService, start: START, busy: str) -> None:
+    def test_a_stop_is_answered_only_when_it_is_stored(
+        self, service: TrainingService, start: START, busy: str, settings: Settings
+    ) -> None:
         waiting = start().task_id
-        service.stop_training(waiting)
-        service.stop_training(busy)
-        cancelled, stopping = service.store.get_task(waiting), service.store.get_task(busy)
-        assert cancelled is not None
-        assert cancelled.status is TaskStatus.CANCELLED
-        assert stopping is not None
-        assert stopping.status in (TaskStatus.STOPPING, TaskStatus.CANCELLED)
+        stopping = threading.Thread(target=service.stop_training, args=(waiting,))
+        with locked(settings.state_dir / "training.db"):
+            stopping.start()
+            stopping.join(0.2)
+            assert stopping.is_alive()
+        stopping.join(TIMEOUT_S)
+        state = service.store.get_task(waiting)
+        assert state is not None
+        assert state.status is TaskStatus.CANCELLED
 
     def test_a_training_that_ends_before_it_hears_of_the_stop_is_completed(
         self, service: TrainingService, start: START, executor: ScriptedExecutor

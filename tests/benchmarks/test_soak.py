@@ -1,0 +1,56 @@
+"""The soak test measures growth, and knows when a process has come to rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import count
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.soaking import gauge
+from benchmarks.soaking.gauge import Sample, growth, sample, settled
+
+
+def at(minute: float, rss: float) -> Sample:
+    return Sample(60 * minute, rss, 0, 0, 0, 0, 0)
+
+
+@given(
+    slope=st.floats(-50, 50),
+    start=st.floats(0, 2000),
+    minutes=st.lists(st.integers(0, 600), min_size=2, max_size=50, unique=True),
+)
+def test_growth_of_a_straight_line_is_its_slope(slope: float, start: float, minutes: list[int]) -> None:
+    samples = [at(minute, start + slope * minute) for minute in minutes]
+    assert growth(samples, lambda each: each.rss) == pytest.approx(slope, abs=1e-6)
+
+
+def test_growth_looks_through_what_comes_and_goes() -> None:
+    samples = [at(minute, 500 + (40 if minute % 2 else 0)) for minute in range(101)]
+    assert abs(growth(samples, lambda each: each.rss)) < 0.1
+
+
+def test_a_sample_counts_what_a_process_opens() -> None:
+    process = psutil.Process()
+    before = sample(process)
+    opened = [os.open("/", os.O_RDONLY) for _ in range(5)]
+    during = sample(process)
+    for descriptor in opened:
+        os.close(descriptor)
+    assert during.descriptors == before.descriptors + 5
+    assert before.rss > before.uss > 0
+
+
+async def test_a_process_has_settled_when_nothing_changes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: Iterator[int] = (max(3, 10 - number) for number in count())
+    monkeypatch.setattr(gauge, "SETTLED_S", 0.05)
+    monkeypatch.setattr(gauge, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(gauge, "sample", lambda _process: Sample(0, 0, 0, 0, 7, next(threads), 0))
+    touched = []
+    found = await settled(psutil.Process(), limit_s=30, touch=lambda: touched.append(1))
+    assert found.threads == 3
+    assert len(touched) >= 7
