@@ -27,7 +27,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.soaking.gauge import Sample, growth, sample, settled
+from benchmarks.soaking.gauge import Sample, growth, sample, settled, write_csv
 from benchmarks.soaking.trainings import Trainings, write_images
 from benchmarks.soaking.viewers import Viewers
 from client.demo.local_service import free_url, service_at
@@ -41,7 +41,7 @@ LANES = 2
 """Tasks of each sort at a time."""
 MEMORY: dict[str, Callable[[Sample], float]] = {
     "RSS": lambda sample: sample.rss,
-    "USS": lambda sample: sample.uss,
+    "anonymous": lambda sample: sample.anonymous,
     "PSS": lambda sample: sample.pss,
 }
 
@@ -53,20 +53,24 @@ def main() -> int:
     parser.add_argument("--viewers", type=int, default=200)
     parser.add_argument("--warm-up", type=float, default=1.5, metavar="MINUTES")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=Path, metavar="FILE.csv", help="write down all that was measured")
     arguments = parser.parse_args()
     url = free_url()
     with tempfile.TemporaryDirectory() as scratch, service_at(url, Path(scratch) / "state", environment=SETTINGS) as it:
         assert it is not None, "a port that was free is not any more"
         write_images(Path(scratch))
-        soak = Soak(url, Path(scratch), psutil.Process(it.pid), arguments.viewers, arguments.seed)
+        soak = Soak(url, Path(scratch), psutil.Process(it.pid), arguments.viewers, arguments.seed, arguments.samples)
         return asyncio.run(soak.run(60 * arguments.minutes, 60 * arguments.warm_up))
 
 
 class Soak:
-    def __init__(self, url: str, folder: Path, service: psutil.Process, viewers: int, seed: int) -> None:
+    def __init__(
+        self, url: str, folder: Path, service: psutil.Process, viewers: int, seed: int, csv: Path | None
+    ) -> None:
         self._url = url
         self._service = service
         self._wanted = viewers
+        self._csv = csv
         self._trainings = Trainings(url, folder, random.Random(seed))
         self._viewers = Viewers(url, self._trainings, random.Random(seed + 1))
 
@@ -79,6 +83,8 @@ class Soak:
         after = await self._idle()
         print(in_words("idle after", after))
         await self._trainings.close()
+        if self._csv is not None:
+            write_csv(self._csv, samples)
         return self._report(samples, before, after)
 
     async def _load(self, duration_s: float) -> list[Sample]:
@@ -138,7 +144,7 @@ class Soak:
 
 
 def in_words(when: str, held: Sample) -> str:
-    memory = f"RSS {held.rss:.1f} USS {held.uss:.1f} MiB"
+    memory = f"RSS {held.rss:.1f} MiB, {held.anonymous:.1f} of it anonymous"
     return f"{when}: {memory}, {held.descriptors} descriptors, {held.threads} threads, {held.children} children"
 
 

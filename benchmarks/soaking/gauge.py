@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
 
 import psutil
 
@@ -17,11 +19,18 @@ SETTLED_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Memory in MiB. `at`: seconds of the monotonic clock."""
+    """What a process holds at one moment. Memory in MiB.
+
+    Attributes:
+        at: seconds of the monotonic clock.
+        rss: all of its memory that is resident, code and mapped files included.
+        anonymous: the part of it that is its own data. The rest changes with what the system keeps of files.
+        pss: each page counted by its share, so it changes with what other processes map.
+    """
 
     at: float
     rss: float
-    uss: float
+    anonymous: float
     pss: float
     descriptors: int
     threads: int
@@ -34,12 +43,19 @@ def sample(process: psutil.Process) -> Sample:
         return Sample(
             time.monotonic(),
             memory.rss / MIB,
-            memory.uss / MIB,
+            (memory.rss - memory.shared) / MIB,
             memory.pss / MIB,
             process.num_fds(),
             process.num_threads(),
             len(process.children(recursive=True)),
         )
+
+
+def write_csv(path: Path, samples: Sequence[Sample]) -> None:
+    with path.open("w", encoding="ascii", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in fields(Sample))
+        writer.writerows(astuple(each) for each in samples)
 
 
 def growth(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
