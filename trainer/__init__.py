@@ -2,6 +2,6 @@
 
 It is a trainer like a stranger's: whatever watches it reads the text that it logs, nothing else. It
 imports only `models`; torch is imported by the modules that train (`loop`, `network`, `data`,
-`checkpoint`), never by this one nor by `catalogue`, `preflight` and `errors`, so that a request can be
-checked by a process that must answer at once.
+`checkpoint`), never by this one nor by `catalogue`, `preflight`, `checkpoint_file`, `roots` and `errors`,
+so that a request can be checked by a process that must answer at once.
 """

@@ -25,8 +25,9 @@ spec.json holds the body of POST /api/v2/training/start, for example
    "save_path": "runs", "name": "first", "num_epochs": 10}}
 
 best.pt and last.pt go to save_path/<name>, which must not exist yet (without a name: the task_id, else
-the network and the time). Exit status: 0 completed, 1 failed, 2 the request cannot be trained, 130 or
-143 stopped by SIGINT or SIGTERM. Failures with a status of their own:
+the network and the time). With --resume it is the folder of the training that goes on. Exit status: 0
+completed, 1 failed, 2 the request cannot be trained, 130 or 143 stopped by SIGINT or SIGTERM. Failures
+with a status of their own:
   {", ".join(f"{status} {reason}" for reason, status in STATUS_OF_REASON.items())}
 """
 

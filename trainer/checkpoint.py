@@ -22,7 +22,6 @@ from torch import nn
 from models.schemas import TrainingRequest
 from trainer.checkpoint_file import NO_CHECKSUM, damage_in, write_checkpoint_file
 from trainer.data import central, normalise, to_tensor
-from trainer.errors import CheckpointDamaged
 from trainer.images import read_rgb
 from trainer.network import bare_network
 from trainer.roots import Folders
@@ -108,7 +107,7 @@ def _load(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         damage = damage_in(file)
         if damage not in (None, NO_CHECKSUM):  # this trainer's files had none at first
-            raise CheckpointDamaged(f"{str(path)!r} is damaged: {damage}. Take another checkpoint.")
+            raise ValueError(f"{str(path)!r} is damaged: {damage}. Take another checkpoint.")
         return read_checkpoint(file)
 
 

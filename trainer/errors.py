@@ -40,10 +40,3 @@ class TrainingFailed(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-class CheckpointDamaged(TrainingFailed, ValueError):
-    """A checkpoint is not what was written, or not one at all."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("checkpoint_damaged", message)

@@ -22,7 +22,7 @@ from models.schemas import TrainingRequest
 from trainer import lines
 from trainer.checkpoint import read_checkpoint
 from trainer.checkpoint_file import BEST, LAST, damage_in, find_damage
-from trainer.errors import CheckpointDamaged, TrainingFailed
+from trainer.errors import TrainingFailed
 from trainer.roots import Folders, OutsideRoots, open_file
 from trainer.split import Split
 
@@ -67,7 +67,7 @@ def progress(
 def read_last(output_dir: Path, request: TrainingRequest, save_roots: Folders = ()) -> Saved | None:
     """The training that was saved in `output_dir`; None where it never finished an epoch.
 
-    Raises `CheckpointDamaged`, and `TrainingFailed("checkpoint_differs")` where it is not that of `request`.
+    Raises `TrainingFailed`: `checkpoint_damaged`, and `checkpoint_differs` where it is not that of `request`.
     """
     path = output_dir / LAST
     try:
@@ -84,7 +84,7 @@ def read_last(output_dir: Path, request: TrainingRequest, save_roots: Folders = 
         raise _damaged(path, "it leads out of the folders that may be written to") from None
     except OSError as error:
         raise _damaged(path, f"it cannot be read ({error.strerror})") from error
-    except CheckpointDamaged:
+    except TrainingFailed:
         raise
     except Exception as error:  # whole, and not from this trainer: torch raises nearly anything
         raise _damaged(path, "it holds no training that could go on") from error
@@ -137,10 +137,11 @@ def _refuse_difference(source: str, fields: dict[str, tuple[Any, Any]]) -> None:
         )
 
 
-def _damaged(path: Path, why: str) -> CheckpointDamaged:
-    return CheckpointDamaged(
+def _damaged(path: Path, why: str) -> TrainingFailed:
+    return TrainingFailed(
+        "checkpoint_damaged",
         f"{str(path)!r} is damaged: {why}. Delete it to begin again at epoch 1, or start a new training with the "
-        f"weights of best.pt (weight_path)."
+        f"weights of best.pt (weight_path).",
     )
 
 

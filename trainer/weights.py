@@ -20,7 +20,7 @@ from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from trainer.checkpoint_file import NO_CHECKSUM, damage_in
-from trainer.errors import CheckpointDamaged, TrainingFailed
+from trainer.errors import TrainingFailed
 from trainer.roots import Folders, OutsideRoots, open_file
 
 StateDict = OrderedDict[str, Tensor]
@@ -54,7 +54,8 @@ def read_weights(path: Path, folders: Folders = ()) -> StateDict:
     with file:
         damage = damage_in(file)
         if damage not in (None, NO_CHECKSUM):
-            raise CheckpointDamaged(f"{str(path)!r} is damaged: {damage}. Take another checkpoint.")
+            message = f"{str(path)!r} is damaged: {damage}. Take another checkpoint."
+            raise TrainingFailed("checkpoint_damaged", message)
         try:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a file that is no pickle can raise nearly anything

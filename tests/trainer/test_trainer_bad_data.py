@@ -85,6 +85,21 @@ def test_a_broken_image_is_named_with_what_is_wrong(tmp_path: Path, kind: str) -
         read_rgb(tmp_path / "broken.jpg")
 
 
+def test_an_image_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    """By whoever the trainer runs as; root may read anything, and is somebody else for the moment."""
+    write_images(tmp_path, {"cat": 1})
+    path = tmp_path / "cat/000.png"
+    path.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UnreadableImage, match="Permission denied"):
+            read_rgb(path)
+    finally:
+        os.seteuid(user)
+
+
 @bombs_are_ours
 def test_a_large_photograph_that_is_decoded_small_is_no_bomb(tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"

@@ -21,7 +21,7 @@ from trainer import lines as wording
 from trainer import loop, run
 from trainer.checkpoint import load_classifier
 from trainer.checkpoint_file import find_damage
-from trainer.errors import STATUS_OF_REASON, CheckpointDamaged, TrainingFailed, TrainingStopped
+from trainer.errors import STATUS_OF_REASON, TrainingFailed, TrainingStopped
 from trainer.loop import TrainingResult, train
 from trainer.network import build_network
 from trainer.optimizer import build_optimizer
@@ -137,7 +137,6 @@ def test_a_damaged_checkpoint_is_refused_with_what_to_do(digits: Path, tmp_path:
     else:
         (tmp_path / "last.pt").write_bytes((tmp_path / "best.pt").read_bytes())
     failure = failed(request, tmp_path)
-    assert isinstance(failure, CheckpointDamaged)
     assert failure.reason == "checkpoint_damaged"
     assert "Delete it to begin again" in str(failure)
 
