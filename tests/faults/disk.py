@@ -1,0 +1,71 @@
+"""A disk that a test can fill and empty: a small file system in memory, or, where nobody may mount one, a limit."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+FULL = ("database or disk is full", "disk I/O error")
+"""SQLite's words for a disk without room, and for a file that has reached its limit."""
+
+
+class SmallDisk:
+    """Attributes:
+    path: what is below it is on the disk.
+    is_real: it is a file system of its own.
+    """
+
+    def __init__(self, path: Path, *, is_real: bool) -> None:
+        self.path = path
+        self.is_real = is_real
+        self._filler = path / "filler"
+
+    def fill(self, *pids: int) -> None:
+        """Take all of its room; where it is not real, from the processes of these numbers."""
+        if self.is_real:
+            with self._filler.open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
+        else:
+            for pid in pids:
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    def free(self, *pids: int) -> None:
+        self._filler.unlink(missing_ok=True)
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@contextmanager
+def small_disk(path: Path, *, megabytes: int = 8) -> Iterator[SmallDisk]:
+    path.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "none", str(path)]
+    is_real = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield SmallDisk(path, is_real=is_real)
+    finally:
+        if is_real:
+            subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Nothing below `path` can be changed: by a mount for root, whom permission bits do not stop."""
+    if os.geteuid() == 0:
+        for command in (["mount", "--bind", path, path], ["mount", "-o", "remount,bind,ro", path]):
+            subprocess.run(command, check=True, capture_output=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "--lazy", path], check=True)
+    else:
+        mode = path.stat().st_mode
+        path.chmod(0o500)
+        try:
+            yield
+        finally:
+            path.chmod(mode)
