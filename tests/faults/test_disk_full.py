@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import httpx
 import pytest
 
 from tests.api.viewer import Viewer
-from tests.faults.disk import FULL, small_disk
+from tests.faults.disk import FULL, SmallDisk, small_disk
 from tests.faults.running import TRAINING, Running, service, trainers, until
 
 COUNT = """
@@ -201,3 +202,66 @@ class TestStoreWithoutRoom:
 
     def test_the_next_service_takes_new_tasks(self, story: Story) -> None:
         assert story.started_again == 200
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path, SmallDisk]]:
+    folder = tmp_path_factory.mktemp("state")
+    with small_disk(folder / "disk") as disk:
+        if not disk.is_real:
+            pytest.skip("nobody may mount a disk here; the executor's own tests limit the size of files")
+        url = f"sqlite:///{folder}/training.db"
+        with service(folder, STATE_DIR=str(disk.path), DATABASE_URL=url) as opened:
+            yield opened, folder, disk
+
+
+class TestRunFolderWithoutRoom:
+    """STATE_DIR is full, the store is on another disk."""
+
+    def test_a_trainer_waits_and_its_log_says_so_and_no_line_is_lost(
+        self, running: tuple[Running, Path, SmallDisk]
+    ) -> None:
+        opened, folder, disk = running
+        opened.run("count", COUNT, folder)
+        until(lambda: opened.lines("count"), lambda lines: len(lines) > 20)
+        disk.fill()
+        waits = f"{disk.path}/runs/count/output.log cannot be written: the trainer waits until its disk has room again."
+        until(lambda: opened.lines("count"), lambda lines: waits in [message for _, message in lines])
+        assert opened.health()["status"] == "ok"
+        disk.free()
+        goes_on = "There is room on the disk again: the trainer goes on."
+        until(lambda: opened.lines("count"), lambda lines: goes_on in [message for _, message in lines[:-20]])
+        opened.stop("count")
+        assert opened.ended("count")["status"] == "cancelled"
+        counted = numbers(opened.lines("count"))
+        assert counted == list(range(1, len(counted) + 1))
+
+    def test_a_trainer_that_is_stopped_meanwhile_ends(self, running: tuple[Running, Path, SmallDisk]) -> None:
+        opened, folder, disk = running
+        opened.run("stopped", COUNT, folder)
+        until(lambda: opened.lines("stopped"), lambda lines: len(lines) > 20)
+        disk.fill()
+        until(lambda: opened.lines("stopped"), lambda lines: "cannot be written" in lines[-1][1])
+        opened.stop("stopped")
+        until(lambda: trainers(disk.path / "runs/stopped"), lambda found: not found)
+        disk.free()
+        assert opened.ended("stopped")["status"] == "cancelled"
+
+    @pytest.mark.parametrize("kind", ["command", "built-in"])
+    def test_a_task_that_cannot_begin_fails_with_the_reason_and_the_next_one_runs(
+        self, running: tuple[Running, Path, SmallDisk], body: dict[str, Any], kind: str
+    ) -> None:
+        opened, folder, disk = running
+        disk.fill()
+        if kind == "command":
+            answer = opened.run(kind, "print(1)", folder)
+        else:
+            answer = opened.http.post(f"{TRAINING}/start", json=body | {"executor": "process", "task_id": kind})
+        assert answer.status_code == 200, answer.text
+        ended = opened.ended(kind)
+        disk.free()
+        assert (ended["status"], ended["reason"]) == ("failed", "disk_full")
+        assert "No space left on device" in ended["error"]
+        assert "Free some space where STATE_DIR is" in ended["error"]
+        opened.run(f"after-{kind}", "print(1)", folder)
+        assert opened.ended(f"after-{kind}")["status"] == "completed"
