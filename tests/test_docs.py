@@ -39,7 +39,6 @@ from tests.documents import (
     tables_of,
 )
 from trainer.catalogue import list_networks
-from trainer.errors import CheckpointDamaged
 from trainer.folders import IMAGE_EXTENSIONS
 
 READMES, GUIDES = PAIRS["README"], PAIRS["guide"]
@@ -226,7 +225,6 @@ def test_every_reason_is_documented(guide: Path) -> None:
     }
     numbered = {"exit_code_N", "killed_by_signal_N"}
     of_the_service = PLAIN | {USER_STOP, TIMEOUT, INTERRUPTED, RESUMED, "error"}
-    raised.add(CheckpointDamaged("").reason)
     assert table_of(guide, "user_stop").keys() == raised | numbered | of_the_service
 
 
