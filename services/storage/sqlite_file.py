@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 _OURS, _REVISION = frozenset({"tasks", "log_entries", "metric_points"}), "alembic_version"
 """Tables that every store has had from its first release on."""
-_OPEN, _CLOSED = b"in use", b"closed"
-"""What the lock file says of the store: as long as each other, so that a full disk takes the change."""
+_OPEN, _CLOSED = "in use", "closed"
+_NOTE = "{} {:020d}"
+"""In the lock file: whether the store is in use, and its bytes. Always as long, so that a full disk takes a change."""
 
 
 class _Identity(NamedTuple):
@@ -44,7 +45,6 @@ class SqliteFile:
         self._wal_path = self._beside("-wal")
         self._lock_path = self._beside(".lock")
         self._locks: list[int] = []
-        self._was: bytes = b""
         self._file: _Identity | None = None
         self._wal: _Identity | None = None
         self._size = 0
@@ -70,8 +70,7 @@ class SqliteFile:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # requests may hold secrets
             self._lock(self._lock_path)
-            self._was = os.pread(self._locks[0], 16, 0)
-            self._refuse_if_lost()
+            self._look_for_losses(*self._noted())
             self._lock(self.path)
         except OSError as error:
             raise StoreUnusable(f"The store {self.path} cannot be written to: {error.strerror or error}.") from error
@@ -84,18 +83,26 @@ class SqliteFile:
         except BlockingIOError:
             raise StoreInUse(in_use(str(self.path))) from None
 
-    def _refuse_if_lost(self) -> None:
-        """Raises: StoreUnusable: an empty store would take the place of one that had something in it."""
-        size = self.path.stat().st_size if self.path.exists() else None
-        if size is None and self._wal_path.exists() and self._wal_path.stat().st_size:
-            detail = f"The store {self.path} is gone, but a part of it is still there: {self._wal_path}."
-        elif size == 0 and self._was in (_OPEN, _CLOSED):
-            detail = f"The store {self.path} is empty, though it was not when a service last had it open."
+    def _look_for_losses(self, noted: str, noted_size: int) -> None:
+        """Raises: StoreUnusable: an empty store, or a part, would take the place of one that had something in it."""
+        size, log_size = _size_of(self.path), _size_of(self._wal_path)
+        if size is None and log_size:
+            loss = f"is gone, but a part of it is still there: {self._wal_path}"
+        elif size == 0 and noted:
+            loss = "is empty, though it was not when a service last had it open"
+        elif size and log_size and size < noted_size:  # without a log SQLite sees it
+            loss = f"has been cut short: it has {size} bytes of {noted_size}"
         else:
+            if size and log_size is None and noted == _OPEN:
+                logger.warning(
+                    "%s is missing, though the last service did not end in order. Unless another program has put it "
+                    "into %s since, the last lines of that service are lost with it.",
+                    *(self._wal_path, self.path.name),
+                )
             return
         raise StoreUnusable(
-            f"{detail} Put the file back, from a backup perhaps, or begin anew by moving away {self.path.name}, "
-            f"{self._wal_path.name} and {self._lock_path.name}."
+            f"The store {self.path} {loss}. Put the file back, from a backup perhaps, or begin anew by moving away "
+            f"{self.path.name}, {self._wal_path.name} and {self._lock_path.name}."
         )
 
     def revision(self, timeout_s: float) -> str | None:
@@ -119,14 +126,8 @@ class SqliteFile:
 
     def opened(self) -> None:
         """From now on it is this file, and this log beside it. Call it once a connection is open."""
-        if self._was == _OPEN and not self._wal_path.exists():
-            logger.warning(
-                "%s is missing, though the last service did not end in order. Unless another program has put it into "
-                "%s since, the last lines of that service are lost with it.",
-                *(self._wal_path, self.path.name),
-            )
-        self._was = b""
-        self._file, self._wal, self._size = _identity_at(self.path), _identity_at(self._wal_path), 0
+        self._file, self._wal = _identity_at(self.path), _identity_at(self._wal_path)
+        self._size = _size_of(self.path) or 0
         self._note(_OPEN)
 
     def closing(self) -> None:
@@ -152,7 +153,9 @@ class SqliteFile:
             raise StoreUnusable(f"{self.path.name} is another file now: put the one back that was there.")
         if found.st_size < self._size and found.st_size < min(self._size, pages()):
             raise StoreUnusable(f"{self.path.name} has been cut short: end the service, and restore it from a backup.")
-        self._size = found.st_size
+        if found.st_size != self._size:
+            self._size = found.st_size
+            self._note(_OPEN)
         wal = _identity_at(self._wal_path)
         if self._wal is not None and wal != self._wal:
             raise LogLost(f"{self._wal_path.name} has been removed: what is in it is being saved.")
@@ -164,9 +167,14 @@ class SqliteFile:
         while self._locks:
             os.close(self._locks.pop())
 
-    def _note(self, what: bytes) -> None:
+    def _note(self, what: str) -> None:
         with suppress(OSError):  # a full disk, and a new file
-            os.pwrite(self._locks[0], what, 0)
+            os.pwrite(self._locks[0], _NOTE.format(what, self._size).encode("ascii"), 0)
+
+    def _noted(self) -> tuple[str, int]:
+        """Nothing, where no service has had the store open, or an older release."""
+        words = os.pread(self._locks[0], 64, 0).decode("ascii", "replace").rpartition(" ")
+        return (words[0], int(words[2])) if words[0] in (_OPEN, _CLOSED) and words[2].isdecimal() else ("", 0)
 
 
 def _some(tables: set[str]) -> str:
@@ -180,6 +188,10 @@ def in_use(where: str) -> str:
         f"Another service process is using the store {where}. One process owns a store: stop the other one, "
         "give this one its own STATE_DIR or DATABASE_URL, and do not use `uvicorn --workers`."
     )
+
+
+def _size_of(path: Path) -> int | None:
+    return path.stat().st_size if path.exists() else None
 
 
 def _identity(found: os.stat_result) -> _Identity:

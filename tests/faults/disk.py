@@ -56,12 +56,12 @@ def small_disk(path: Path, *, megabytes: int = 8) -> Iterator[SmallDisk]:
 def read_only(path: Path) -> Iterator[None]:
     """Nothing below `path` can be changed: by a mount for root, whom permission bits do not stop."""
     if os.geteuid() == 0:
-        for command in (["mount", "--bind", path, path], ["mount", "-o", "remount,bind,ro", path]):
+        for command in (["mount", "--bind", str(path), str(path)], ["mount", "-o", "remount,bind,ro", str(path)]):
             subprocess.run(command, check=True, capture_output=True)
         try:
             yield
         finally:
-            subprocess.run(["umount", "--lazy", path], check=True)
+            subprocess.run(["umount", "--lazy", str(path)], check=True)
     else:
         mode = path.stat().st_mode
         path.chmod(0o500)

@@ -23,8 +23,9 @@ Seen = TypeVar("Seen")
 class Running:
     """A service and a client of it."""
 
-    def __init__(self, process: ServiceProcess, http: httpx.Client) -> None:
+    def __init__(self, process: ServiceProcess, http: httpx.Client, folder: Path) -> None:
         self.process = process
+        self.folder = folder
         self.http = http
 
     @property
@@ -103,7 +104,7 @@ def service(folder: Path, **environment: str) -> Iterator[Running]:
         process.start()
         with httpx.Client(base_url=process.url, timeout=TIMEOUT_S) as http:
             try:
-                yield Running(process, http)
+                yield Running(process, http, folder)
             except BaseException:  # a test has failed, and nobody else would end them
                 process.end(signal.SIGKILL)
                 for left in processes_below(folder):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,11 +141,12 @@ def watch(running: Running, task_id: str, enough: threading.Event) -> list[int]:
 
 def ask(running: Running, folder: Path, told: Story) -> None:
     """For all that a store would have to write down at once."""
-    for name, request in {
+    requests: dict[str, Callable[[], httpx.Response]] = {
         "start": lambda: running.run("new", "print(1)", folder),
         "delete": lambda: running.http.delete(f"{TRAINING}/done"),
         "reparse": lambda: running.http.post(f"{TRAINING}/done/reparse", json={}),
-    }.items():
+    }
+    for name, request in requests.items():
         began = time.monotonic()
         told.answers[name] = request()
         told.took_s[name] = time.monotonic() - began
