@@ -43,6 +43,7 @@ ROUTES = [
     ("POST", "/api/v2/parsing/try"),
     ("POST", "/api/v2/training/import"),
     ("POST", "/api/v2/training/some/stop"),
+    ("POST", "/api/v2/training/some/resume"),
     ("POST", "/api/v2/training/some/reparse"),
     ("PATCH", "/api/v2/training/some"),
     ("DELETE", "/api/v2/training/some"),
