@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 WRITE_TIMEOUT_S = 15.0
 """How long a request waits for its own commit before it is told that the store does not answer."""
 
+FLUSH_TIMEOUT_S = 1.0
+"""How long a trainer that wants its lines stored waits before it looks whether it is to stop."""
+
 CLOSE_TIMEOUT_S = 5.0
 """How long the service's end waits for a store that does not answer."""
 
@@ -166,6 +169,15 @@ class BaseService:
         self._log_queue(task_id).put(
             LogEntry(task_id=task_id, level=level, message=message, metrics=metrics, step=step, stage=stage, **reading)
         )
+
+    def flush_log(self, task_id: str) -> None:  # noqa: ARG002 - tasks share one queue to the store
+        """Wait until every line that was added to a task's log is committed.
+
+        Raises:
+            TimeoutError: the store does not take them at present.
+            StorageUnavailable: the service is closed.
+        """
+        self._writer.flush(FLUSH_TIMEOUT_S)
 
     def get_logs(self, task_id: str) -> list[dict[str, Any]]:
         """Every line of a task so far, as `DetailedLogEntry` dicts, the ones just added included.

@@ -36,18 +36,18 @@ def check_allowed(request: AnyRequest, paths: PathPolicy, *, allow_commands: boo
         paths.check_data("train_path", request.train_path)
         paths.check_data("val_path", request.val_path)
         if request.weight_path:
-            paths.check_data("weight_path", request.weight_path)
+            paths.check_weights("weight_path", request.weight_path)
         paths.check_save("save_path", request.save_path)
 
 
-def find_problems(request: AnyRequest) -> list[FieldProblem]:
+def find_problems(request: AnyRequest, paths: PathPolicy) -> list[FieldProblem]:
     """What is wrong with the fields of an allowed request; empty is good. The device is for the caller to check."""
     problems = [*_task_id_problems(request.task_id), *check_reading(request)]
     if isinstance(request, CommandRequest):
         return [*problems, *_command_problems(request)]
     if isinstance(request, ImportRequest):
         return [*problems, *_file_problems(request.path)]
-    return [*problems, *check(request)]
+    return [*problems, *check(request, paths.roots)]
 
 
 def save_path_problems(request: AnyRequest, runs_dir: Path) -> list[FieldProblem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from services.base_service import BaseService
 from services.errors import ServiceError
@@ -74,6 +74,11 @@ class TrainingLogHandler(logging.Handler):
         if self.formatter or record.exc_info or record.exc_text or record.stack_info:
             return self.format(record)
         return record.getMessage()  # what `format` comes to, without its detours
+
+    def flush(self) -> None:
+        """Wait until the lines so far are stored: a checkpoint must not call an epoch done whose lines can be lost."""
+        with suppress(ServiceError, TimeoutError):
+            self.service.flush_log(self.task_id)
 
     def finish(self) -> None:
         """The trainer has ended: say what only the end of its log shows."""

@@ -32,6 +32,10 @@ class PathPolicy:
         """Raises: PathForbidden: `path` leads out of the data roots."""
         _check(field, path, self.data_roots, "DATA_ROOTS")
 
+    def check_weights(self, field: str, path: str) -> None:
+        """Raises: PathForbidden: `path` leads out of the data roots, and is no checkpoint in the save roots either."""
+        _check(field, path, self.roots.weights, "DATA_ROOTS, SAVE_ROOTS")
+
     def check_save(self, field: str, path: str) -> None:
         """Raises: PathForbidden: `path` leads out of the save roots."""
         _check(field, path, self.save_roots, "SAVE_ROOTS")

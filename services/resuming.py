@@ -29,7 +29,7 @@ def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequ
     request = _training_request(state)
     check_allowed(request, paths, allow_commands=False)
     device, device_problem = resolve_device(request, gpus)
-    if problems := [*device_problem, *find_problems(request)]:
+    if problems := [*device_problem, *find_problems(request, paths)]:
         raise InvalidRequest.from_problems(problems)
     output_dir = Path(state.output_dir)
     if not output_dir.is_dir():

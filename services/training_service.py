@@ -251,7 +251,7 @@ class TrainingService(BaseService):
             raise StorageUnavailable("The service is shutting down.", code="shutting_down")
         check_allowed(request, self._paths, allow_commands=self._allow_commands)
         device, device_problem = resolve_device(request, self._gpus)
-        problems = [*device_problem, *find_problems(request), *save_path_problems(request, self._runs_dir)]
+        problems = [*device_problem, *find_problems(request, self._paths), *save_path_problems(request, self._runs_dir)]
         if problems:
             raise InvalidRequest.from_problems(problems)
         task_id = request.task_id or str(uuid.uuid4())
@@ -392,6 +392,14 @@ class TrainingService(BaseService):
                 self._end(task_id, TaskStatus.FAILED, TIMEOUT, error=_too_long(training))
                 self._dispatch()
         self._stop_when_stored(training)
+
+    def flush_log(self, task_id: str) -> None:
+        """As in `BaseService`; a store that refuses is waited for until the task is to stop."""
+        training = self._trainings.get(task_id)
+        while training is not None and not training.stop.is_set():
+            with suppress(TimeoutError):
+                super().flush_log(task_id)
+                return
 
     def update_task_metrics(self, task_id: str, metrics: Mapping[str, Any]) -> None:
         """Merge metrics into a task's `latest_metrics` and `current_epoch` (合并新旧指标) from code that logs none.

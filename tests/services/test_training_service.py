@@ -502,3 +502,49 @@ class TestMetrics:
     def test_a_task_that_nobody_has_started_has_none(self, service: TrainingService) -> None:
         with pytest.raises(TaskNotFound):
             service.update_task_metrics("nobody", {"val_acc": 61.5})
+
+
+class TestFlush:
+    """What a trainer does before it says, by a checkpoint, that an epoch is done."""
+
+    def test_what_was_logged_before_is_stored_when_it_returns(
+        self, service: TrainingService, start: START, executor: ScriptedExecutor
+    ) -> None:
+        stored: list[list[str]] = []
+
+        def train(run: Run, logger: logging.Logger, _should_stop: SHOULD_STOP) -> None:
+            logger.info("of the epoch")
+            logger.handlers[0].flush()
+            stored.append([entry.message for entry in service.store.read_entries(run.task_id)])
+
+        executor.script = train
+        wait_for_end(service, start().task_id)
+        assert stored[0][-1] == "of the epoch"
+
+    def test_a_store_that_refuses_is_waited_for_until_the_task_is_to_stop(
+        self, settings: Settings, executor: ScriptedExecutor, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("services.storage.database.BUSY_TIMEOUT_S", 0.05)
+        monkeypatch.setattr("services.base_service.FLUSH_TIMEOUT_S", 0.05)
+        reached, logged, flushed = threading.Event(), threading.Event(), threading.Event()
+
+        def train(_run: Run, logger: logging.Logger, should_stop: SHOULD_STOP) -> None:
+            reached.wait(TIMEOUT_S)
+            logger.info("of the epoch")
+            logged.set()
+            logger.handlers[0].flush()
+            flushed.set()
+            assert should_stop()
+            raise TrainingStopped
+
+        executor.script = train
+        with closing(build_service(settings, executor)) as service:
+            task_id = service.start_training(TrainingRequest(**body)).task_id
+            with locked(settings.state_dir / "training.db"):
+                reached.set()
+                assert logged.wait(TIMEOUT_S)
+                assert not flushed.wait(0.2), "it waits"
+                service.stop_training(task_id)
+                assert flushed.wait(TIMEOUT_S)
+            assert wait_for_end(service, task_id).status is TaskStatus.CANCELLED
+            assert "of the epoch" in history(service, task_id)
