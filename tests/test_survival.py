@@ -18,13 +18,17 @@ from tests.service_process import APP, ServiceProcess
 
 TRAINING = "/api/v2/training"
 LINES = 300
+HELD = 100
+"""Here the trainer waits until a test has done what it does to a running one."""
 TRAINER = f"""
-import sys, time
+import pathlib, sys, time
 for number in range(1, {LINES + 1}):
     print(f"Epoch [{{number}}/{LINES}] started")
     print(f"Train Loss: {{number}}.5, Train Accuracy: {{number / 10}}%")
     print(f"Dice: {{number}}", file=sys.stderr)
     time.sleep(0.01)
+    while number == {HELD} and not pathlib.Path("go on").exists():
+        time.sleep(0.01)
 """
 DICE = {"metric_definitions": [{"name": "dice", "regex": "Dice: ([0-9.]+)"}]}
 
@@ -85,6 +89,7 @@ def test_no_line_of_a_command_is_lost_or_repeated_however_often_the_service_ends
         read_again = client.post(f"{TRAINING}/t/reparse", json=DICE).json()
         assert read_again["status"] == "running"
         assert read_again["latest_metrics"]["dice"] >= 60
+        (folder / "go on").touch()
         process.end(signal.SIGTERM)
     with service(folder) as (process, client):
         entries = watch(client, lambda entry: "status" in entry)

@@ -658,9 +658,9 @@ class TestPoints:
         with database.engine.connect() as connection:
             rows = connection.execute(select(metric_points).order_by(metric_points.c.seq, metric_points.c.name)).all()
         assert [tuple(row) for row in rows] == [
-            ("t", "train_acc", 1, 2.0, 40, None),
-            ("t", "train_loss", 1, 2.0, 40, 0.5),
-            ("t", "my_own", 2, None, None, 1.5),
+            ("t", "train_acc", 1, 2.0, 40, None, 1),
+            ("t", "train_loss", 1, 2.0, 40, 0.5, 1),
+            ("t", "my_own", 2, None, None, 1.5, 1),
         ]
 
 
