@@ -29,6 +29,7 @@ from models.schemas import (
     TaskResponse,
     TaskStatus,
 )
+from services.errors import StorageUnavailable
 from services.log_entry import narrow, to_wire
 from services.task_state import TaskState
 from services.training_service import TrainingService
@@ -272,8 +273,9 @@ async def get_training_logs(
 
     async def frames() -> AsyncIterator[bytes]:
         yield b"retry: %d\r\n\r\n" % RETRY_MS
-        async for chunk in service.stream_logs(task_id, after, metrics):
-            yield chunk
+        with suppress(StorageUnavailable):  # it ends without its last frame: the viewer asks again, and is told
+            async for chunk in service.stream_logs(task_id, after, metrics):
+                yield chunk
 
     return LogStream(frames(), ping=KEEP_ALIVE_S, send_timeout=SEND_TIMEOUT_S)
 

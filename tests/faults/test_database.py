@@ -19,12 +19,13 @@ import pytest
 
 from services.errors import StoreUnusable
 from services.executors.base import Run
+from services.log_queue import RING_SIZE
 from services.storage.database import Database
 from services.storage.tables import SCHEMA_REVISION
 from settings import Settings
 from tests.api.viewer import Viewer
 from tests.faults.disk import read_only
-from tests.faults.running import TRAINING, Running, refusal, service, until
+from tests.faults.running import TIMEOUT_S, TRAINING, Running, refusal, service, until
 from tests.running_server import RunningServer
 from tests.scripted_executor import ScriptedExecutor
 from tests.service_process import ServiceProcess
@@ -237,6 +238,12 @@ def _end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.base_service.CLOSE_TIMEOUT_S", 0.5)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before `counting`, whose service then waits for no lock."""
+    monkeypatch.setattr("services.storage.database.BUSY_TIMEOUT_S", 0.05)
+
+
 class Counting:
     """A real server, one training `t` that counts, and the store's file."""
 
@@ -263,9 +270,13 @@ class Counting:
         answer: dict[str, Any] = self.http.get("/api/v1/health").raise_for_status().json()
         return answer
 
-    def degraded(self) -> str:
+    def status(self, task_id: str = "t") -> dict[str, Any]:
+        answer: dict[str, Any] = self.http.get(f"{TRAINING}/{task_id}").raise_for_status().json()
+        return answer
+
+    def degraded(self, task_id: str = "t") -> str:
         health = until(self.health, lambda health: health["status"] == "degraded")
-        assert self.http.get(f"{TRAINING}/t").json()["storage"] == "degraded"
+        assert self.status(task_id)["storage"] == "degraded"
         return str(health["storage"])
 
     def well(self) -> None:
@@ -314,9 +325,31 @@ class TestLocked:
         counting.well()
         assert_whole(counting.goes_on())
 
-    @pytest.fixture
-    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("services.storage.database.BUSY_TIMEOUT_S", 0.05)
+    @pytest.mark.usefixtures("impatient")
+    def test_a_training_in_a_thread_that_waits_with_a_line_hears_of_a_stop(
+        self, counting: Counting, executor: ScriptedExecutor, body: dict[str, Any]
+    ) -> None:
+        go, ended = threading.Event(), threading.Event()
+
+        def flood(_run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
+            go.wait(TIMEOUT_S)
+            try:
+                while not should_stop():
+                    logger.info("one more")
+            finally:
+                ended.set()
+            raise TrainingStopped
+
+        counting.http.post(f"{TRAINING}/t/stop").raise_for_status()
+        executor.script = flood
+        counting.http.post(f"{TRAINING}/start", json=body | {"task_id": "flood"}).raise_for_status()
+        with locked(counting.path):
+            go.set()
+            counting.degraded("flood")
+            assert not ended.wait(1.0), "it did not wait, as it must when nothing can be stored"
+            assert counting.http.post(f"{TRAINING}/flood/stop").status_code == 200
+            assert ended.wait(TIMEOUT_S)
+        until(lambda: counting.status("flood"), lambda task: task["status"] == "cancelled")
 
     @pytest.mark.usefixtures("impatient")
     def test_for_longer_it_is_said_and_nothing_is_lost(self, counting: Counting, body: dict[str, Any]) -> None:
@@ -386,14 +419,29 @@ def test_a_store_that_is_cut_short_takes_no_more_lines_and_is_not_opened_again(
     counting.goes_on()
     os.truncate(counting.path, int(counting.path.stat().st_size * share))
     assert "training.db has been cut short: end the service, and restore it" in counting.degraded()
-    known = counting.http.get(f"{TRAINING}/t").json()
+    known = counting.status()
     refuses(counting, body)
     time.sleep(0.2)  # lines that would be stored, and were not
-    assert counting.http.get(f"{TRAINING}/t").json() == known
+    assert counting.status() == known
     counting.server.stop()
     copy = shutil.copytree(counting.path.parent, tmp_path / "copy")  # the writer of this process still tries
     with pytest.raises(StoreUnusable):
         Database(f"sqlite:///{copy}/training.db")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_stream_of_lines_that_cannot_be_read_ends_early_and_quietly(
+    counting: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    until(counting.status, lambda _: len(counting.lines()) > RING_SIZE + 20)
+    os.truncate(counting.path, 0)
+    counting.degraded()
+    counting.server.service.store._engine.dispose()  # connections hold pages that they have read
+    with Viewer(counting.server.url, "t") as viewer:
+        assert list(viewer.events()) == []
+    assert "Exception in ASGI application" not in caplog.text
+    refused = counting.http.get(f"{TRAINING}/t/logs/history")
+    assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
 
 
 class TestLogRemoved:
