@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Unpack
@@ -276,16 +277,24 @@ class BaseService:
             TaskNotFound: there is no such task.
             TaskConflict: it has not ended.
             StorageUnavailable: the store does not take writes.
+            TimeoutError: it has not taken this one yet.
         """
-        if not self.get_task(task_id).status.is_terminal:
+        self._submit_delete(task_id).result(WRITE_TIMEOUT_S)
+
+    def _submit_delete(self, task_id: str) -> Future[None]:
+        self._refuse_unless_ended(task_id)
+        self._refuse_while_degraded()
+        done = self._writer.submit(DeleteTask(task_id), wait_for_space=False, want_future=True)
+        assert done is not None
+        return done
+
+    def _refuse_unless_ended(self, task_id: str) -> None:
+        """A task with a live log goes on, though the store may not know yet that it was resumed."""
+        if not self.get_task(task_id).status.is_terminal or task_id in self.log_queues:
             raise TaskConflict(
                 f"Task {task_id!r} has not ended. Stop it first: POST /api/v2/training/{task_id}/stop",
                 code="task_active",
             )
-        self._refuse_while_degraded()
-        done = self._writer.submit(DeleteTask(task_id), wait_for_space=False, want_future=True)
-        assert done is not None
-        done.result(WRITE_TIMEOUT_S)
 
     def _refuse_while_degraded(self) -> None:
         """Raises: StorageUnavailable: a write would only wait, and hold a request's thread."""

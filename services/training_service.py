@@ -9,6 +9,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -335,6 +336,8 @@ class TrainingService(BaseService):
             self._reparser.refuse_while_busy(task_id)
             state = self.get_task(task_id)  # nothing can change it from here on
             refuse_unless_ended_early(state)
+            if task_id in self.log_queues:  # the store does not know yet that it goes on, or even that it has ended
+                raise TaskConflict(f"Task {task_id!r} is being resumed already.", code="task_active")
             self._scheduler.refuse_when_full(device)
             self.adopt(state)
             self._trainings[task_id] = self._training(state, from_stored_unchecked(state))
@@ -429,14 +432,25 @@ class TrainingService(BaseService):
         return self.get_task(task_id)
 
     def delete_task(self, task_id: str) -> None:
-        """As in `BaseService`; the service's own folder for the task goes too."""
+        """As in `BaseService`; the service's own folder for the task goes too. Until then nobody else gets its id."""
         self._reparser.refuse_while_busy(task_id)
+        self._refuse_unless_ended(task_id)
         with self._lock:
+            if task_id in self._deleting:
+                raise TaskNotFound(task_id)
             self._deleting.add(task_id)
+        done: Future[None] | None = None
         try:
-            super().delete_task(task_id)
+            done = self._submit_delete(task_id)
+            done.result(WRITE_TIMEOUT_S)
+            self._remove_run_dir(task_id)
         finally:
-            self._deleting.discard(task_id)
+            if done is None:
+                self._deleting.discard(task_id)
+            else:  # a store that has not answered in time may still delete it
+                done.add_done_callback(lambda _done: self._deleting.discard(task_id))
+
+    def _remove_run_dir(self, task_id: str) -> None:
         run_dir = (self._runs_dir / task_id).resolve()
         if run_dir.parent == self._runs_dir.resolve():
             shutil.rmtree(run_dir, ignore_errors=True)
@@ -704,6 +718,8 @@ class TrainingService(BaseService):
                 self._scheduler.forget(task_id)
 
     def _refuse_taken(self, task_id: str) -> None:
+        if task_id in self._deleting:
+            raise TaskConflict(f"Task {task_id!r} is being deleted. Try again later.", code="task_id_in_use")
         if task_id in self.tasks or self.store.get_task(task_id) is not None:
             raise TaskConflict(f"There is a task {task_id!r} already. Choose another task_id.", code="task_id_in_use")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,8 @@ from services.state_machine import RESUMED
 from services.training_service import LAST_MESSAGE, TrainingService
 from settings import Settings
 from tests.scripted_executor import ScriptedExecutor
-from tests.services.following import Frame, follow, messages, says, wait_for, wait_for_end
+from tests.services.following import TIMEOUT_S, Frame, follow, messages, says, wait_for, wait_for_end
+from tests.services.refusing import locked
 from tests.services.trainings import SHOULD_STOP, START, history
 from trainer.checkpoint_file import LAST
 from trainer.errors import TrainingFailed
@@ -228,6 +230,22 @@ class TestRefusal:
         service._deleting.add(failed)
         with pytest.raises(TaskNotFound):
             service.resume_training(failed)
+
+    def test_one_that_is_being_resumed_is_neither_resumed_again_nor_deleted(
+        self, service: TrainingService, failed: str, settings: Settings
+    ) -> None:
+        with locked(settings.state_dir / "training.db"):
+            first = threading.Thread(target=service.resume_training, args=(failed,))
+            first.start()
+            while failed not in service.tasks:
+                first.join(0.001)
+            assert refusal(service, failed) == "task_active"
+            with pytest.raises(TaskConflict) as caught:
+                service.delete_task(failed)
+            assert caught.value.code == "task_active"
+        first.join(TIMEOUT_S)
+        state = wait_for_end(service, failed)
+        assert (state.status, state.attempt) == (TaskStatus.COMPLETED, 2)
 
     def test_a_refused_resume_changes_nothing(self, service: TrainingService, failed: str) -> None:
         before, lines = service.get_task(failed), history(service, failed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import threading
 from contextlib import closing
 from functools import partial
@@ -548,3 +549,57 @@ class TestFlush:
                 assert flushed.wait(TIMEOUT_S)
             assert wait_for_end(service, task_id).status is TaskStatus.CANCELLED
             assert "of the epoch" in history(service, task_id)
+
+
+class TestDelete:
+    """Of a task whose id somebody else wants at the same moment."""
+
+    def test_the_id_is_taken_until_nothing_of_the_task_is_left(
+        self, service: TrainingService, start: START, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wait_for_end(service, start(task_id="t").task_id)
+        removing, go_on = threading.Event(), threading.Event()
+        remove = shutil.rmtree
+
+        def wait(folder: Path, *, ignore_errors: bool) -> None:
+            removing.set()
+            assert go_on.wait(TIMEOUT_S)
+            remove(folder, ignore_errors=ignore_errors)
+
+        monkeypatch.setattr(shutil, "rmtree", wait)
+        deleting = threading.Thread(target=service.delete_task, args=("t",))
+        deleting.start()
+        assert removing.wait(TIMEOUT_S)
+        try:
+            with pytest.raises(TaskConflict) as refused:
+                start(task_id="t", name="another")
+            assert refused.value.code == "task_id_in_use"
+            with pytest.raises(TaskNotFound):
+                service.delete_task("t")
+        finally:
+            go_on.set()
+            deleting.join(TIMEOUT_S)
+        assert wait_for_end(service, start(task_id="t", name="another").task_id).status is TaskStatus.COMPLETED
+
+    def test_a_task_that_the_store_has_yet_to_delete_is_not_resumed(
+        self,
+        service: TrainingService,
+        start: START,
+        executor: ScriptedExecutor,
+        settings: Settings,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("services.training_service.WRITE_TIMEOUT_S", 0.05)
+
+        def fail(_run: Run, _logger: logging.Logger, _stop: SHOULD_STOP) -> None:
+            raise TrainingFailed("diverged", "The loss is NaN.")
+
+        executor.script = fail
+        wait_for_end(service, start(task_id="t").task_id)
+        with locked(settings.state_dir / "training.db"):
+            with pytest.raises(TimeoutError):
+                service.delete_task("t")
+            with pytest.raises(TaskNotFound):
+                service.resume_training("t")
+        with pytest.raises(TaskNotFound):
+            service.get_logs("t")
