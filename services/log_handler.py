@@ -76,7 +76,10 @@ class TrainingLogHandler(logging.Handler):
         return record.getMessage()  # what `format` comes to, without its detours
 
     def flush(self) -> None:
-        """Wait until the lines so far are stored: a checkpoint must not call an epoch done whose lines can be lost."""
+        """Wait until the lines so far are stored: a checkpoint must not call an epoch done whose lines can be lost.
+
+        Raises, in the trainer's own thread: TrainingStopped: it is to stop, and they are not.
+        """
         with suppress(ServiceError, TimeoutError):
             self.service.flush_log(self.task_id)
 

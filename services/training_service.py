@@ -397,11 +397,26 @@ class TrainingService(BaseService):
         self._stop_when_stored(training)
 
     def flush_log(self, task_id: str) -> None:
-        """As in `BaseService`; a store that refuses is waited for until the task is to stop."""
+        """As in `BaseService`; in the thread of a training, a store that refuses is waited for until it is to stop.
+
+        Raises:
+            TrainingStopped: it is, and its lines are not stored: no checkpoint may say that they are.
+            Detached: the same of one that survives this service.
+        """
         training = self._trainings.get(task_id)
-        while training is not None and not training.stop.is_set():
-            with suppress(TimeoutError):
+        if training is None or training.thread is not threading.current_thread():
+            super().flush_log(task_id)
+            return
+        while True:
+            is_last_try = training.stop.is_set()
+            try:
                 super().flush_log(task_id)
+            except TimeoutError:
+                if is_last_try:
+                    raise TrainingStopped from None
+            except StorageUnavailable:  # the service has ended
+                raise (Detached if training.executor.survives_restart else TrainingStopped) from None
+            else:
                 return
 
     def update_task_metrics(self, task_id: str, metrics: Mapping[str, Any]) -> None:
@@ -494,6 +509,7 @@ class TrainingService(BaseService):
         try:
             if not training.is_resumed:  # what the request names may lead elsewhere by now
                 check_allowed(training.request, self._paths, allow_commands=self._allow_commands)
+                self.flush_log(task_id)  # the next service must know of whatever is running
             training.executor.run(self._run(task_id, training, device), trainer_logger, training.stop.is_set)
         except Detached:
             return  # it lives on, and the next service reads on

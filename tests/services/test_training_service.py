@@ -533,10 +533,12 @@ class TestFlush:
             reached.wait(TIMEOUT_S)
             logger.info("of the epoch")
             logged.set()
-            logger.handlers[0].flush()
-            flushed.set()
+            try:
+                logger.handlers[0].flush()
+            finally:
+                flushed.set()
             assert should_stop()
-            raise TrainingStopped
+            pytest.fail("a checkpoint would now call the epoch done")
 
         executor.script = train
         with closing(build_service(settings, executor)) as service:
@@ -549,6 +551,41 @@ class TestFlush:
                 assert flushed.wait(TIMEOUT_S)
             assert wait_for_end(service, task_id).status is TaskStatus.CANCELLED
             assert "of the epoch" in history(service, task_id)
+
+    def test_one_that_is_to_stop_stores_its_lines_all_the_same(
+        self, service: TrainingService, start: START, executor: ScriptedExecutor
+    ) -> None:
+        stored: list[str] = []
+
+        def train(run: Run, logger: logging.Logger, should_stop: SHOULD_STOP) -> None:
+            logger.info("in a batch")
+            while not should_stop():
+                threading.Event().wait(0.0001)
+            logger.info("of the epoch")
+            logger.handlers[0].flush()
+            stored.extend(entry.message for entry in service.store.read_entries(run.task_id))
+            raise TrainingStopped
+
+        executor.script = train
+        task_id = start().task_id
+        wait_for(service, task_id, "in a batch")
+        service.stop_training(task_id)
+        assert wait_for_end(service, task_id).status is TaskStatus.CANCELLED
+        assert stored[-1] == "of the epoch"
+
+    def test_a_trainer_begins_when_the_store_knows_that_it_runs(
+        self, service: TrainingService, start: START, executor: ScriptedExecutor, settings: Settings
+    ) -> None:
+        executor.hold()
+        wait_for(service, start().task_id, "Holding")
+        waiting = start().task_id
+        with locked(settings.state_dir / "training.db"):
+            executor.release()
+            while waiting not in service.resources().devices[0].running:
+                threading.Event().wait(0.001)
+            threading.Event().wait(0.1)
+            assert len(executor.started) == 1, "else a service that is killed now leaves a trainer that nobody stops"
+        assert wait_for_end(service, waiting).status is TaskStatus.COMPLETED
 
 
 class TestDelete:
