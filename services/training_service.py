@@ -281,15 +281,16 @@ class TrainingService(BaseService):
             warnings=unknown,
             executor=self._executors.choose(request, device),
         )
+        self._remove_run_dir(task_id)  # of a task in another store, or whose removal was cut short
         try:
             self.create_log_queue(task_id, state)
         except BaseException as error:
             if isinstance(request, TrainingRequest):
-                output_dir.rmdir()
+                with suppress(OSError):
+                    output_dir.rmdir()
             if isinstance(error, TimeoutError):
                 raise StorageUnavailable("The store did not take the task in time. Look at its disk.") from error
             raise
-        shutil.rmtree(self._runs_dir / task_id, ignore_errors=True)  # of a task in another store
         warnings = list(unknown)
         if device == CPU and not isinstance(request, ImportRequest) and request.device != CPU:
             warnings.append(NO_GPU)

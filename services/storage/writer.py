@@ -334,8 +334,10 @@ def _substitute(operation: Operation) -> LogEntry | None:
         UNSTORABLE,
         change=operation.change,
         timestamp=operation.timestamp,
+        attempt=operation.attempt,
         position=operation.position,
         memory=operation.memory,
+        priority=operation.priority,
     )
 
 

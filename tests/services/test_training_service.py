@@ -16,9 +16,11 @@ import pytest
 from app_refactored import build_service
 from models.schemas import Stage, TaskStatus, TrainingRequest, wire
 from services.devices import Gpu
-from services.errors import TaskConflict, TaskNotFound
+from services.errors import StorageUnavailable, TaskConflict, TaskNotFound
 from services.executors.base import Run
+from services.log_queue import LogQueue
 from services.storage.writer import Writer
+from services.task_state import TaskState
 from services.training_service import LAST_MESSAGE, TrainingService
 from settings import Settings
 from tests.scripted_executor import ScriptedExecutor
@@ -640,3 +642,31 @@ class TestDelete:
                 service.resume_training("t")
         with pytest.raises(TaskNotFound):
             service.get_logs("t")
+
+    def test_nothing_of_an_earlier_task_is_there_when_one_of_its_id_is_stored(
+        self, service: TrainingService, start: START, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else the next service, should this one be killed then, would take it for what the new task has done."""
+        left = settings.state_dir / "runs" / "t" / "exit.json"
+        left.parent.mkdir(parents=True)
+        left.touch()
+        create, was_there = service.create_log_queue, []
+
+        def note(task_id: str, state: TaskState | None = None) -> LogQueue:
+            was_there.append(left.exists())
+            return create(task_id, state)
+
+        monkeypatch.setattr(service, "create_log_queue", note)
+        wait_for_end(service, start(task_id="t").task_id)
+        assert was_there == [False]
+
+    def test_a_start_that_the_store_does_not_take_says_so_though_its_folder_is_gone(
+        self, service: TrainingService, start: START, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_task_id: str, state: TaskState) -> LogQueue:
+            shutil.rmtree(state.output_dir)
+            raise TimeoutError
+
+        monkeypatch.setattr(service, "create_log_queue", refuse)
+        with pytest.raises(StorageUnavailable):
+            start()

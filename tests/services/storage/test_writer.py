@@ -242,6 +242,12 @@ class TestBadRows:
         assert state is not None
         assert (state.status, state.reason) == (TaskStatus.FAILED, "diverged")
 
+    def test_what_such_a_line_changes_about_its_task_is_changed_all_the_same(self, desk: Desk, reader: Store) -> None:
+        desk.submit(replace(line("bad", step=2**70), attempt=2, priority=1)).result(TIMEOUT_S)
+        state = reader.get_task("t")
+        assert state is not None
+        assert (state.attempt, state.priority) == (2, 1)
+
     def test_a_line_of_a_task_that_does_not_exist_fails_alone(
         self, desk: Desk, reader: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
