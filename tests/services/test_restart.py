@@ -94,7 +94,7 @@ class TestEndOfTheService:
         settings: Settings,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("services.training_service.SHUTDOWN_GRACE_S", 0.05)
+        monkeypatch.setattr("services.lifecycle.SHUTDOWN_GRACE_S", 0.05)
         free = threading.Event()
 
         def deaf(_run: Run, logger: logging.Logger, _stop: SHOULD_STOP) -> None:
@@ -134,7 +134,7 @@ class TestEndOfTheService:
         settings: Settings,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("services.training_service.SHUTDOWN_GRACE_S", 0.05)
+        monkeypatch.setattr("services.lifecycle.SHUTDOWN_GRACE_S", 0.05)
         free = threading.Event()
         threads: list[threading.Thread] = []
 
