@@ -31,6 +31,7 @@ from api.startup import PlainStart
 from services.devices import list_gpus
 from services.executors.base import Executor
 from services.executors.choice import Executors
+from services.memory import limit_arenas
 from services.paths import PathPolicy
 from services.scheduler import Scheduler
 from services.storage.database import Database
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sys.setswitchinterval(GIL_SWITCH_S)
+        limit_arenas()
         app.state.service = await run_in_threadpool(build_service, configured, executor)
         yield
         if not await run_in_threadpool(app.state.service.close):
