@@ -47,7 +47,8 @@ class Trainings:
     """
 
     def __init__(self, url: str, folder: Path, random_: random.Random) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=60)
+        # uvicorn closes a connection that was idle for 5 s; be done with it before, or they race.
+        self._http = httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(keepalive_expiry=2))
         self._folder = folder
         self._random = random_
         self.live: list[str] = []
