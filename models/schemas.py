@@ -316,7 +316,7 @@ class TaskResponse(BaseModel):
     storage: Literal["degraded"] | None = Field(default=None, description="set while log lines wait for the disk")
     attempt: int | None = Field(default=None, description="which run of the task, from the second on")
     history: list[StatusTransition] | None = Field(
-        default=None, description="every change of status; of a task that has ended, is stopping or has begun again"
+        default=None, description="every change of status; left out while a task waits, runs and completes as it should"
     )
     queue_position: int | None = Field(
         default=None, ge=1, description="while the task waits: its place among those that compete for its device"

@@ -14,7 +14,7 @@ from services.errors import InvalidRequest, TaskConflict
 from services.paths import PathPolicy
 from services.requests import from_stored, problems_in_words
 from services.task_state import IMPORT, TaskState
-from trainer.checkpoint_file import LAST, find_damage
+from trainer.checkpoint_file import BEST, LAST, find_damage
 
 
 def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequence[Gpu]]) -> str:
@@ -36,11 +36,22 @@ def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequ
         detail = f"{state.output_dir} is gone, and the checkpoint with it: start a new training."
         raise TaskConflict(detail, code="checkpoint_missing")
     checkpoint = output_dir / LAST
+    if not checkpoint.exists() and (state.current_epoch or 0) > 1:
+        detail = (
+            f"{checkpoint} is gone: put it back, or start a new training with the weights of {BEST} as weight_path."
+        )
+        raise TaskConflict(detail, code="checkpoint_missing")
     damage = find_damage(checkpoint) if checkpoint.exists() else None
     if damage is not None:
-        advice = "Put a sound copy in its place, or remove it to begin with the first epoch."
+        advice = f"Put a sound copy in its place, or start a new training with the weights of {BEST} as weight_path."
         raise TaskConflict(f"{checkpoint} is damaged: {damage}. {advice}", code="checkpoint_damaged")
     return device
+
+
+def how_it_ended(state: TaskState) -> str:
+    """In a sentence for the log, whose last line of the attempt will not be the task's last any more."""
+    why = f": {' '.join(state.error.split())}" if state.error else "."
+    return f"Attempt {state.attempt} ended as {state.status.value}, {state.reason}{why}"
 
 
 def refuse_unless_ended_early(state: TaskState) -> None:

@@ -80,13 +80,18 @@ class TaskState:
         return replace(self, last_seq=seq, stage=stage, updated_at=stored[-1].timestamp, **fold.changes()), stored
 
     def to_response(
-        self, *, metrics: frozenset[str] | None = None, storage_degraded: bool = False, with_history: bool = False
+        self,
+        *,
+        metrics: frozenset[str] | None = None,
+        storage_degraded: bool = False,
+        with_history: bool | None = False,
     ) -> TaskResponse:
         """The wire form: optional fields only where they are set, metrics narrowed to `metrics` if given.
 
-        The history is left out while it would only say that the task has been accepted and runs.
+        With `None` for `with_history` it is there where it says something: not while a task waits, runs and
+        completes as it should.
         """
-        is_eventful = self.status.is_terminal or self.status is TaskStatus.STOPPING or self.attempt > 1
+        is_eventful = any(each.reason not in PLAIN for each in self.history)
         selected = {name: value for name, value in self.latest_metrics.items() if metrics is None or name in metrics}
         optional: dict[str, Any] = {
             "current_epoch": self.current_epoch,
@@ -97,7 +102,9 @@ class TaskState:
             "reason": None if self.reason in PLAIN else self.reason,
             "error": self.error,
             "attempt": self.attempt if self.attempt > 1 else None,
-            "history": [_on_wire(each) for each in self.history] if with_history and is_eventful else None,
+            "history": [_on_wire(each) for each in self.history]
+            if with_history or (with_history is None and is_eventful)
+            else None,
             "warnings": list(self.warnings) or None,
             "units": (units_of(selected, self.percents) or None) if self.is_foreign else None,
             "storage": "degraded" if storage_degraded else None,

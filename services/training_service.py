@@ -34,7 +34,7 @@ from services.paths import PathPolicy, claim_output_dir
 from services.reparse import Reparser
 from services.requests import describe, from_stored_unchecked, new_task
 from services.resources import check_devices, describe_resources, list_devices
-from services.resuming import check_resumable, refuse_unless_ended_early
+from services.resuming import check_resumable, how_it_ended, refuse_unless_ended_early
 from services.scheduler import Scheduler
 from services.state_machine import (
     RESUMED,
@@ -194,7 +194,7 @@ class TrainingService(Lifecycle):
             self._scheduler.refuse_when_full(device)
             self.adopt(state)
             self._trainings[task_id] = self._training(state, from_stored_unchecked(state))
-            self._begin_again(task_id, RESUMED, "Resume requested")
+            self._begin_again(task_id, RESUMED, f"Resume requested. {how_it_ended(state)}")
             self._dispatch()
         with suppress(TimeoutError, StorageUnavailable):
             self._writer.flush(WRITE_TIMEOUT_S)

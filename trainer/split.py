@@ -74,18 +74,25 @@ class Split:
         try:
             return read_rgb(self.paths[index], at_least=at_least, folders=self.folders)
         except UnreadableImage as error:
+            self._refuse_if_gone()
             self.left_out.add(index)
             self._left_in_class[self.targets[index]] -= 1
             self._refuse_too_few(index, error)
             self.logger.warning(lines.left_out(error))
             return None
 
+    def _refuse_if_gone(self) -> None:
+        """A folder that was removed, or whose disk was, is not thousands of broken images."""
+        if not self.root.is_dir():
+            message = f"{self.name} {str(self.root)!r} is gone: bring it back, and resume the training."
+            raise TrainingFailed("path_not_found", message)
+
     def _refuse_too_few(self, index: int, error: UnreadableImage) -> None:
         bad, total = len(self.left_out), len(self.paths)
         if bad / total > self.max_unreadable_share:
             message = (
-                f"{bad} of {total} images in {self.name} cannot be read, more than max_unreadable_share "
-                f"({self.max_unreadable_share:g}) allows: replace or remove them, or raise it. The last: {error}"
+                f"More images in {self.name} cannot be read than max_unreadable_share ({self.max_unreadable_share:g}) "
+                f"allows, namely {bad} out of {total}: replace or remove them, or raise it. The last: {error}"
             )
             raise TrainingFailed("unreadable_image", message)
         target = self.targets[index]

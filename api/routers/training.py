@@ -69,8 +69,8 @@ STATUS_DESCRIPTION = """\
 | `name`, `description`, `priority` | as the request gave them |
 | `storage` | `degraded` while log lines wait for the disk; nothing is lost |
 | `attempt` | which run of the task this is, from the second on |
-| `history` | every change of status with its reason, time and attempt; of a task that has ended, is stopping or has \
-begun again |
+| `history` | every change of status with its reason, time and attempt; left out while it waits, \
+runs and completes as it should; `?history=true` gives it always |
 | `queue_position` | 排队位置, 1 = 下一个; place among those that wait for the device, only while it waits |
 
 `latest_metrics` (每个字段都是可选的, each is optional; the built-in trainer's accuracies are percent, other logs keep
@@ -132,7 +132,7 @@ def answer(
     *states: TaskState,
     metrics: frozenset[str] | None = None,
     storage_degraded: bool = False,
-    with_history: bool = False,
+    with_history: bool | None = False,
 ) -> list[TaskResponse]:
     """Tasks as they are answered, those that wait with their places in the queue."""
     answers = [
@@ -173,7 +173,7 @@ def start_training(request: Annotated[StartRequest, Body()], service: Service) -
 
     带 `command` 的请求运行自己的训练程序. A body with a `command` runs a trainer of your own, where that is allowed.
     """
-    return answer(service, service.start_training(request), with_history=True)[0]
+    return answer(service, service.start_training(request), with_history=None)[0]
 
 
 @router.post(
@@ -192,7 +192,7 @@ async def import_training(request: ImportRequest, service: Service) -> TaskRespo
     state = await run_in_threadpool(service.start_training, request)
     if not request.follow:
         await service.wait_for_end(state.task_id, IMPORT_WAIT_S)
-    return answer(service, await run_in_threadpool(service.get_task, state.task_id), with_history=True)[0]
+    return answer(service, await run_in_threadpool(service.get_task, state.task_id), with_history=None)[0]
 
 
 @router.get(
@@ -226,10 +226,15 @@ def list_training(
     response_model_exclude_unset=True,
     responses=documented(401, 403, 404, 422),
 )
-def get_training_status(task_id: TaskIdPath, service: Service, metrics: MetricNames) -> TaskResponse:
+def get_training_status(
+    task_id: TaskIdPath,
+    service: Service,
+    metrics: MetricNames,
+    history: Annotated[bool, Query(description="状态历史 always with every change of status")] = False,
+) -> TaskResponse:
     is_degraded = task_id in service.tasks and service.storage_degraded is not None
     state = service.get_task(task_id)
-    return answer(service, state, metrics=metrics, storage_degraded=is_degraded, with_history=True)[0]
+    return answer(service, state, metrics=metrics, storage_degraded=is_degraded, with_history=history or None)[0]
 
 
 @router.patch(
@@ -241,7 +246,7 @@ def get_training_status(task_id: TaskIdPath, service: Service, metrics: MetricNa
 )
 def change_training(task_id: TaskIdPath, change: PriorityChange, service: Service) -> TaskResponse:
     """任务排队期间可以修改优先级. Moves a task that waits to where it would be, had it come with this priority."""
-    return answer(service, service.change_priority(task_id, change.priority), with_history=True)[0]
+    return answer(service, service.change_priority(task_id, change.priority), with_history=None)[0]
 
 
 @router.get(
@@ -339,7 +344,7 @@ def resume_training(task_id: TaskIdPath, service: Service) -> TaskResponse:
     It goes on at the epoch after its last checkpoint, with the same series of lines and metrics. Where that is not
     possible the answer says why.
     """
-    return answer(service, service.resume_training(task_id), with_history=True)[0]
+    return answer(service, service.resume_training(task_id), with_history=None)[0]
 
 
 @router.post(
@@ -355,7 +360,7 @@ def reparse_training(task_id: TaskIdPath, reading: LogReading, service: Service)
     Everybody sees the old metrics until they are replaced by the new ones, all at once. Lines to come are read by
     the new patterns too.
     """
-    return answer(service, service.reparse(task_id, reading), with_history=True)[0]
+    return answer(service, service.reparse(task_id, reading), with_history=None)[0]
 
 
 @router.delete(

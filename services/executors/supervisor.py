@@ -103,11 +103,15 @@ def below(roots: set[int], statuses: list[Status]) -> list[Process]:
 
 
 class Ending:
-    """Ends processes: SIGTERM to each, once; SIGKILL to those that are left at the deadline, and to new ones."""
+    """Ends processes: SIGTERM to each that is there when it is asked, once; SIGKILL to all at the deadline.
+
+    What a process starts after it was asked, to save its work for example, has until the deadline.
+    """
 
     def __init__(self, grace_s: float) -> None:
         self.deadline = time.monotonic() + grace_s
         self.killed: set[int] = set()
+        self._is_asking = True
         self._asked: set[Process] = set()
         self._beyond_us: set[Process] = set()
 
@@ -118,10 +122,16 @@ class Ending:
         for process in left:
             if signum == signal.SIGKILL:
                 self.killed.add(process.pid)
-            if signum == signal.SIGKILL or process not in self._asked:
+            if signum == signal.SIGKILL or (self._is_asking and process not in self._asked):
                 self._asked.add(process)
                 self._send(process, signum)
+        self._is_asking = False
         return bool(left)
+
+    def ask_again(self, grace_s: float) -> None:
+        """Whoever was not asked is, and all have `grace_s` at most."""
+        self.deadline = min(self.deadline, time.monotonic() + grace_s)
+        self._is_asking = True
 
     def _send(self, process: Process, signum: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -315,7 +325,8 @@ class Supervisor:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if ended[0] == self._trainer:
                     self._returncode = os.waitstatus_to_exitcode(ended[1])
-                    self._was_killed = self._ending is not None and self._trainer in self._ending.killed
+                    was_sent = self._ending is not None and self._trainer in self._ending.killed
+                    self._was_killed = was_sent and self._returncode == -signal.SIGKILL
                     self._lacked_memory = not self._was_killed and self._memory_kills.have_risen()
         self._next_scan = 0.0
 
@@ -356,7 +367,7 @@ class Supervisor:
         if has_ended and self._trainer:
             self._trainer = 0
             self._ending = self._ending or Ending(KILL_AFTER_S)
-            self._ending.deadline = min(self._ending.deadline, time.monotonic() + KILL_AFTER_S)
+            self._ending.ask_again(KILL_AFTER_S)
             self._scan_pause, self._next_scan = _SCAN_S[0], 0.0
         if self._ending is None or time.monotonic() < self._next_scan:
             return False

@@ -24,7 +24,7 @@ from tests.scripted_executor import ScriptedExecutor
 from tests.services.following import TIMEOUT_S, Frame, follow, messages, says, wait_for, wait_for_end
 from tests.services.refusing import locked
 from tests.services.trainings import SHOULD_STOP, START, history
-from trainer.checkpoint_file import LAST
+from trainer.checkpoint_file import BEST, LAST, write_checkpoint_file
 from trainer.errors import TrainingFailed
 
 
@@ -48,6 +48,7 @@ class Resuming(ScriptedExecutor):
         for line in epochs(1, 4, total=6) if run.attempt == 1 else epochs(4, 6, total=6):
             logger.info(line)
         if run.attempt == 1:
+            write_checkpoint_file(run.output_dir / LAST, partial(torch.save, {"epoch": 3}))
             raise self.failure
 
 
@@ -85,7 +86,9 @@ class TestResume:
         assert [each.at for each in state.history] == sorted(each.at for each in state.history)
         after = service.get_logs(failed)
         assert after[: len(before) - 1] == before[:-1]
-        assert after[len(before) :][0]["message"] == "Resume requested"
+        assert after[len(before) :][0]["message"] == (
+            "Resume requested. Attempt 1 ended as failed, disk_full: The disk is full."
+        )
 
     def test_an_epoch_that_is_trained_twice_counts_once(self, service: TrainingService, failed: str) -> None:
         service.resume_training(failed)
@@ -199,6 +202,12 @@ class TestRefusal:
         shutil.rmtree(service.get_task(failed).output_dir)
         assert refusal(service, failed) == "checkpoint_missing"
 
+    def test_a_last_checkpoint_that_was_there_must_be_there(self, service: TrainingService, failed: str) -> None:
+        (Path(service.get_task(failed).output_dir) / LAST).rename(Path(service.get_task(failed).output_dir) / BEST)
+        with pytest.raises(TaskConflict, match=r"last\.pt is gone: .*weights of best\.pt") as caught:
+            service.resume_training(failed)
+        assert caught.value.code == "checkpoint_missing"
+
     def test_a_damaged_checkpoint_is_refused_and_says_what_to_do(self, service: TrainingService, failed: str) -> None:
         checkpoint = Path(service.get_task(failed).output_dir) / LAST
         torch.save({"weights": torch.ones(1000)}, checkpoint)
@@ -206,7 +215,7 @@ class TestRefusal:
         content[len(content) // 2] ^= 1
         checkpoint.write_bytes(content)
         with pytest.raises(
-            TaskConflict, match=r"last\.pt is damaged: .*Put a sound copy in its place, or remove it"
+            TaskConflict, match=r"last\.pt is damaged: .*Put a sound copy in its place, or start a new training"
         ) as caught:
             service.resume_training(failed)
         assert caught.value.code == "checkpoint_damaged"

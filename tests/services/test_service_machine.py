@@ -15,7 +15,9 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+from zipfile import ZipFile
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -37,6 +39,7 @@ from services.training_service import TrainingService
 from settings import Settings
 from tests.services.following import TIMEOUT_S, Frame, read_frames
 from tests.services.scratch import scratch_folder
+from trainer.checkpoint_file import LAST, write_checkpoint_file
 from trainer.errors import TrainingFailed, TrainingStopped
 
 PLACES = 2
@@ -60,6 +63,11 @@ def diverge(_logger: logging.Logger) -> None:
 
 def crash(_logger: logging.Logger) -> None:
     raise LookupError("no such image")
+
+
+def write_archive(file: BinaryIO) -> None:
+    with ZipFile(file, "w") as archive:
+        archive.writestr("epoch", "3")
 
 
 class Puppets(Executor):
@@ -336,6 +344,7 @@ class ServiceMachine(RuleBasedStateMachine):
         """The last line of the run before is no end any more, for whoever reads it from now on."""
         task = self.draw_task(data, "failed", "cancelled")
         self.puppets.expect(task.task_id)
+        write_checkpoint_file(Path(self.service.get_task(task.task_id).output_dir) / LAST, write_archive)
         self.service.resume_training(task.task_id)
         task.viewers.clear()
         task.visits = [Frame(number, without_end(entry)) for number, entry in task.visits]

@@ -250,6 +250,20 @@ class TestStop:
         assert task.messages[2:] == ["The trainer did not end within 0.3 s of SIGTERM and was killed."]
         assert task.records[-1].levelname == "WARNING"
 
+    def test_what_a_trainer_starts_to_save_its_work_has_the_grace_too(self, start: Start) -> None:
+        task = start(
+            "import signal, subprocess, sys, time\n"
+            "def save(*_):\n"
+            "    print(subprocess.run([sys.executable, '-c', 'import time; time.sleep(1)']).returncode, flush=True)\n"
+            "    sys.exit()\n"
+            "signal.signal(signal.SIGTERM, save)\n"
+            "print('ready', flush=True)\n"
+            "time.sleep(300)",
+        )
+        task.wait_for_line("ready")
+        assert isinstance(task.stop(), TrainingStopped)
+        assert task.messages[-1] == "0"
+
     def test_infinite_output_is_stopped_with_every_line_so_far_whole(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
