@@ -171,7 +171,7 @@ def test_a_write_that_takes_too_long_is_a_503(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server, other = locked_out
-    monkeypatch.setattr("services.base_service.WRITE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("services.training_service.WRITE_TIMEOUT_S", 0.1)
     with httpx.Client(base_url=server.url) as http:
         dictate().end()
         task_id = http.post("/api/v2/training/start", json=body).json()["task_id"]
