@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import csv
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
+from math import sqrt
 from pathlib import Path
+from statistics import linear_regression, mean
+from typing import NamedTuple
 
 import psutil
 
 MIB = 2**20
+GROUP_S = 15.0
 LOOK_EVERY_S = 1.0
 SETTLED_S = 15.0
 """Nothing has changed for so long: longer than idle worker threads (10 s) and idle connections (5 s) are kept."""
@@ -58,15 +63,29 @@ def write_csv(path: Path, samples: Sequence[Sample]) -> None:
         writer.writerows(astuple(each) for each in samples)
 
 
-def growth(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
-    """MiB a minute: the slope of the least-squares line."""
-    assert len(samples) > 1, "a line needs two points"
-    minutes = [each.at / 60 for each in samples]
-    values = [value(each) for each in samples]
-    middle, mean = sum(minutes) / len(minutes), sum(values) / len(values)
-    spread = sum((minute - middle) ** 2 for minute in minutes)
-    together = sum((minute - middle) * (each - mean) for minute, each in zip(minutes, values, strict=True))
-    return together / spread
+class Growth(NamedTuple):
+    """MiB a minute, and the standard error of that."""
+
+    slope: float
+    error: float
+
+
+def growth(samples: Sequence[Sample], value: Callable[[Sample], float]) -> Growth:
+    """The least-squares line through the mean of every 15 seconds.
+
+    What trainings need for a moment is in one sample as in the next, so single samples would seem to know more
+    than they do.
+    """
+    groups: defaultdict[int, list[Sample]] = defaultdict(list)
+    for each in samples:
+        groups[int((each.at - samples[0].at) // GROUP_S)].append(each)
+    assert len(groups) > 2, "a line with an error needs three points"
+    minutes = [mean(each.at / 60 for each in group) for group in groups.values()]
+    values = [mean(map(value, group)) for group in groups.values()]
+    slope, intercept = linear_regression(minutes, values)
+    spread = sum((minute - mean(minutes)) ** 2 for minute in minutes)
+    residuals = sum((each - intercept - slope * minute) ** 2 for minute, each in zip(minutes, values, strict=True))
+    return Growth(slope, sqrt(residuals / (len(groups) - 2) / spread))
 
 
 async def settled(process: psutil.Process, *, limit_s: float, touch: Callable[[], object]) -> Sample:
