@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 from zipfile import ZipFile
@@ -66,8 +67,10 @@ def crash(_logger: logging.Logger) -> None:
 
 
 def write_archive(file: BinaryIO) -> None:
-    with ZipFile(file, "w") as archive:
+    content = BytesIO()
+    with ZipFile(content, "w") as archive:
         archive.writestr("epoch", "3")
+    file.write(content.getvalue())
 
 
 class Puppets(Executor):
