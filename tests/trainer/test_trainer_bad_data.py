@@ -297,7 +297,7 @@ def test_a_folder_that_vanishes_is_a_failure(root: Path, tmp_path: Path) -> None
             (root / "train").rename(root / "moved")
         return False
 
-    with pytest.raises(TrainingFailed, match="No such file or directory") as failure:
+    with pytest.raises(TrainingFailed, match="is gone: bring it back") as failure:
         train(
             request_for(root, num_classes=6, num_epochs=3),
             output_dir=tmp_path / "run",
@@ -305,7 +305,7 @@ def test_a_folder_that_vanishes_is_a_failure(root: Path, tmp_path: Path) -> None
             logger=logger,
             should_stop=should_stop,
         )
-    assert failure.value.reason == "unreadable_image"
+    assert failure.value.reason == "path_not_found"
 
 
 def test_a_batch_with_one_image_left_is_not_normalised(tmp_path: Path) -> None:
