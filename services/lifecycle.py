@@ -31,6 +31,7 @@ from services.devices import CPU, FILE, Gpu
 from services.errors import InvalidRequest, PathForbidden, ServiceError, StorageUnavailable
 from services.executors.base import Detached, Executor, Run
 from services.executors.choice import Executors
+from services.executors.supervised import not_writable
 from services.live_training import LiveTraining
 from services.log_entry import LogEntry, StatusChange, clean_text
 from services.log_handler import TrainingLogHandler
@@ -133,7 +134,7 @@ class Lifecycle(BaseService):
         if has_begun and self._executor_of(state).survives_restart:
             position, memory = self.store.read_progress(task_id)
         self._trainings[task_id] = training = self._training(state, request, memory)
-        self._limit_time(task_id, since=state.history[-1].at)
+        self._limit_time(task_id, since=state.history[-1].at if state.history else None)
         if state.status is TaskStatus.STOPPING:
             training.stop.set()
             training.stop_reason = state.reason or USER_STOP
@@ -293,8 +294,12 @@ class Lifecycle(BaseService):
             trainer_logger.removeHandler(training.handler)
         if not training.executor.survives_restart:  # it ran here; an exception, which held on to its network, is gone
             release_free_memory()
-        with suppress(ServiceError):
+        try:
             training.handler.finish()
+        except ServiceError:
+            pass  # the task has ended, or the service has
+        except Exception:  # its warnings are not worth a task that never ends
+            logger.exception("The end of the log of task %s could not be read", task_id)
         with self._lock:
             try:
                 if self._trainings.get(task_id) is not training:
@@ -307,11 +312,14 @@ class Lifecycle(BaseService):
                 self._dispatch()
 
     def _run(self, task_id: str, training: LiveTraining, device: str) -> Run:
-        """Raises: OSError: the task's folder cannot be made."""
+        """Raises: TrainingFailed: the task's folder cannot be made."""
         run_dir = self._runs_dir / task_id
         if training.attempt > 1:
             run_dir /= f"attempt-{training.attempt}"
-        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise not_writable(error) from error
         return Run(
             task_id,
             training.request,

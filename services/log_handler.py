@@ -8,8 +8,10 @@ from contextlib import contextmanager, suppress
 
 from services.base_service import BaseService
 from services.errors import ServiceError
-from services.parsing import LineParser
+from services.parsing import LineParser, ParsedLine
 from services.pattern_warnings import PatternWatch
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingLogHandler(logging.Handler):
@@ -48,7 +50,7 @@ class TrainingLogHandler(logging.Handler):
             lines = self._text_of(record).split("\n")
             position: int | None = getattr(record, "position", None)
             for number, line in enumerate(lines, start=1):
-                parsed = self._parser.parse(line)
+                parsed = self._read(line)
                 is_whole = position is not None and number == len(lines)
                 self.service.add_log(
                     self.task_id,
@@ -69,6 +71,14 @@ class TrainingLogHandler(logging.Handler):
             return  # the task, or this run of it, has ended: what its stray threads still say belongs to none
         except Exception:  # noqa: BLE001 - a handler must not break the trainer that logs
             self.handleError(record)
+
+    def _read(self, line: str) -> ParsedLine:
+        """What a line says. A parser that fails on it costs what it says, never the line itself."""
+        try:
+            return self._parser.parse(line)
+        except Exception:
+            logger.exception("A line of task %s could not be read for metrics: %.200r", self.task_id, line)
+            return ParsedLine({}, None, None)
 
     def _text_of(self, record: logging.LogRecord) -> str:
         if self.formatter or record.exc_info or record.exc_text or record.stack_info:

@@ -41,13 +41,19 @@ class Reparser:
         self._lock = threading.Lock()
         self._busy: set[str] = set()
 
-    def reparse(self, task_id: str, reading: LogReading, handler: TrainingLogHandler | None, timeout_s: float) -> None:
+    def reparse(
+        self,
+        task_id: str,
+        reading: LogReading,
+        find_handler: Callable[[str], TrainingLogHandler | None],
+        timeout_s: float,
+    ) -> None:
         """Returns when the new reading is committed and shown.
 
         Args:
             task_id: a task that exists.
             reading: how its lines are read, those to come included.
-            handler: of its trainer, where it has not ended.
+            find_handler: that of a task's trainer, where it has not ended. Asked once nothing can begin it again.
             timeout_s: how long the store may take for what it is to write.
 
         Raises:
@@ -56,6 +62,7 @@ class Reparser:
             TimeoutError, StorageUnavailable.
         """
         with self._alone(task_id):
+            handler = find_handler(task_id)
             rereading = Rereading(unread(self._get_task(task_id)), reading, keep=RING_SIZE)
             for _ in range(2):  # what comes during the first, long pass is most often little
                 self._read_what_is_stored(rereading)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from models.schemas import AnyRequest, TaskStatus, TrainingRequest
+from models.schemas import AnyRequest, FieldProblem, TaskStatus, TrainingRequest
 from services.checks import check_allowed, find_problems, resolve_device
 from services.devices import Gpu
 from services.errors import InvalidRequest, TaskConflict
@@ -35,6 +36,11 @@ def check_resumable(state: TaskState, paths: PathPolicy, gpus: Callable[[], Sequ
     if not output_dir.is_dir():
         detail = f"{state.output_dir} is gone, and the checkpoint with it: start a new training."
         raise TaskConflict(detail, code="checkpoint_missing")
+    if not os.access(output_dir, os.W_OK):  # root may write anywhere, but not to a file system that is read-only
+        message = f"{state.output_dir} cannot be written to: let the service write there again"
+        raise InvalidRequest.from_problems(
+            [FieldProblem(field="save_path", code="save_path_unwritable", message=message)]
+        )
     checkpoint = output_dir / LAST
     if not checkpoint.exists() and (state.current_epoch or 0) > 1:
         detail = (

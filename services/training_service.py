@@ -220,6 +220,8 @@ class TrainingService(Lifecycle):
                 answer = "The task was cancelled before it began."
         if training is None:
             status = self.get_task(task_id).status  # read without the lock, which every stream needs
+            if not status.is_terminal:
+                raise TaskConflict(f"Task {task_id!r} is just being accepted. Try again.", code="task_active")
             raise TaskConflict(f"Task {task_id!r} has ended ({status.value}).", code="task_ended")
         self._stop_when_stored(training)
         return answer
@@ -246,10 +248,13 @@ class TrainingService(Lifecycle):
         if problems := check_reading(reading):
             raise InvalidRequest.from_problems(problems)
         self.get_task(task_id)
+        self._reparser.reparse(task_id, reading, self._handler_of, WRITE_TIMEOUT_S)
+        return self.get_task(task_id)
+
+    def _handler_of(self, task_id: str) -> TrainingLogHandler | None:
         with self._lock:
             training = self._trainings.get(task_id)
-        self._reparser.reparse(task_id, reading, training.handler if training else None, WRITE_TIMEOUT_S)
-        return self.get_task(task_id)
+        return training.handler if training else None
 
     def delete_task(self, task_id: str) -> None:
         """As in `BaseService`; the service's own folder for the task goes too. Until then nobody else gets its id."""

@@ -200,7 +200,7 @@ async def import_training(request: ImportRequest, service: Service) -> TaskRespo
     summary="列出训练任务",
     response_model=TaskPage,
     response_model_exclude_unset=True,
-    responses=documented(401, 403, 422),
+    responses=documented(401, 403, 422, 503),
 )
 def list_training(
     service: Service,
@@ -224,7 +224,7 @@ def list_training(
     description=STATUS_DESCRIPTION,
     response_model=TaskResponse,
     response_model_exclude_unset=True,
-    responses=documented(401, 403, 404, 422),
+    responses=documented(401, 403, 404, 422, 503),
 )
 def get_training_status(
     task_id: TaskIdPath,
@@ -260,7 +260,7 @@ def change_training(task_id: TaskIdPath, change: PriorityChange, service: Servic
             "content": {"text/event-stream": {"schema": _log_entry_schema()}},
         },
         204: {"description": "The viewer has seen the last frame; an EventSource stops here"},
-        **documented(401, 403, 404, 422),
+        **documented(401, 403, 404, 422, 503),
     },
 )
 async def get_training_logs(
@@ -290,7 +290,7 @@ async def get_training_logs(
     summary="查询训练日志历史",
     response_model=LogPage,
     response_model_exclude_unset=True,
-    responses=documented(401, 403, 404, 422),
+    responses=documented(401, 403, 404, 422, 503),
 )
 def get_log_history(
     task_id: TaskIdPath,

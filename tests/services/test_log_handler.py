@@ -51,6 +51,20 @@ class TestLogHandler:
         (entry,) = live.get_logs("t")
         assert (entry["step"], entry["metrics"]["total_steps"]) == (40, 180)
 
+    def test_a_line_that_the_parser_fails_on_is_kept_without_metrics(
+        self, live: BaseService, handler: TrainingLogHandler, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_parser: LineParser, _line: str) -> None:
+            raise LookupError("no idea")
+
+        monkeypatch.setattr(LineParser, "parse", fail)
+        handler.emit(log_record("Train Loss: 0.5"))
+        monkeypatch.undo()
+        handler.emit(log_record("Train Loss: 0.25"))
+        first, second = live.get_logs("t")
+        assert (first["message"], "metrics" in first) == ("Train Loss: 0.5", False)
+        assert second["metrics"] == {"train_loss": 0.25}
+
     def test_a_record_of_several_lines_is_several_entries(self, live: BaseService, handler: TrainingLogHandler) -> None:
         handler.emit(log_record("Epoch [1/2] finished\nValidation Loss: 0.6\n  and so on"))
         entries = live.get_logs("t")

@@ -223,6 +223,22 @@ class TestOfARunningTask:
                 assert refused.value.code == "task_reparsing"
         assert service.reparse(task_id, NOTHING).status is TaskStatus.RUNNING
 
+    def test_the_handler_is_asked_for_when_no_other_run_can_begin_any_more(
+        self, service: TrainingService, task_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+        find = service._handler_of
+
+        def find_while_busy(of: str) -> Any:
+            with pytest.raises(TaskConflict):
+                service._reparser.refuse_while_busy(of)
+            asked.append(of)
+            return find(of)
+
+        monkeypatch.setattr(service, "_handler_of", find_while_busy)
+        service.reparse(task_id, DICE)
+        assert asked == [task_id]
+
     @contextmanager
     def in_the_middle_of_a_reparse(
         self, service: TrainingService, task_id: str, monkeypatch: pytest.MonkeyPatch

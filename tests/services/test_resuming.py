@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import threading
 from contextlib import closing
@@ -234,6 +235,19 @@ class TestRefusal:
         stricter = settings.model_copy(update={"save_roots": (tmp_path / "elsewhere",)})
         with closing(build_service(stricter, ScriptedExecutor())) as again, pytest.raises(PathForbidden):
             again.resume_training(failed)
+
+    def test_a_folder_that_nobody_may_write_to_is_refused(
+        self, service: TrainingService, failed: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        output_dir = Path(service.get_task(failed).output_dir)
+        ask = os.access  # root may write anywhere
+        monkeypatch.setattr(
+            os, "access", lambda path, mode: path != output_dir and ask(path, mode)
+        )  # root may anywhere
+        with pytest.raises(InvalidRequest, match="cannot be written to") as caught:
+            service.resume_training(failed)
+        assert [problem.code for problem in caught.value.errors] == ["save_path_unwritable"]
+        assert service.get_task(failed).status is TaskStatus.FAILED
 
     def test_a_task_that_is_being_deleted_is_gone(self, service: TrainingService, failed: str) -> None:
         service._deleting.add(failed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import shutil
 import threading
 from contextlib import closing
@@ -21,7 +23,7 @@ from services.executors.base import Run
 from services.log_queue import LogQueue
 from services.storage.writer import Writer
 from services.task_state import TaskState
-from services.training_service import LAST_MESSAGE, TrainingService
+from services.training_service import LAST_MESSAGE, TrainingLogHandler, TrainingService
 from settings import Settings
 from tests.scripted_executor import ScriptedExecutor
 from tests.services.following import Frame, follow, messages, wait_for, wait_for_end
@@ -319,6 +321,22 @@ class TestQueue:
             service.stop_training(task_id)
         assert (refused.value.status_code, refused.value.code) == (409, "task_ended")
 
+    def test_a_task_that_is_just_being_accepted_is_not_told_to_have_ended(
+        self, service: TrainingService, start: START, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refused: list[TaskConflict] = []
+        enqueue = service._enqueue
+
+        def stop_first(state: TaskState, *rest: Any) -> None:
+            with pytest.raises(TaskConflict, match="just being accepted") as caught:
+                service.stop_training(state.task_id)
+            refused.append(caught.value)
+            enqueue(state, *rest)
+
+        monkeypatch.setattr(service, "_enqueue", stop_first)
+        wait_for_end(service, start().task_id)
+        assert [error.code for error in refused] == ["task_active"]
+
     def test_a_task_that_nobody_has_started_cannot_be_stopped(self, service: TrainingService) -> None:
         with pytest.raises(TaskNotFound):
             service.stop_training("nobody")
@@ -413,6 +431,32 @@ class TestFailures:
         assert state.status is TaskStatus.FAILED
         assert "can't start new thread" in str(state.error)
         assert service.running == 0
+        assert wait_for_end(service, start().task_id).status is TaskStatus.COMPLETED
+
+    @pytest.mark.parametrize(
+        ("error", "reason"), [(errno.ENOSPC, "disk_full"), (errno.EROFS, "start_failed")], ids=["full", "read-only"]
+    )
+    def test_a_disk_that_takes_no_folder_of_the_task_is_named(
+        self, service: TrainingService, start: START, monkeypatch: pytest.MonkeyPatch, error: int, reason: str
+    ) -> None:
+        make = Path.mkdir
+
+        def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
+            if path.is_relative_to(service._runs_dir) and path.parent == service._runs_dir and path.name == "t":
+                raise OSError(error, os.strerror(error), str(path))
+            make(path, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "mkdir", refuse)
+        state = wait_for_end(service, start(task_id="t").task_id)
+        assert (state.status, state.reason) == (TaskStatus.FAILED, reason)
+
+    def test_a_log_whose_end_cannot_be_read_ends_all_the_same(
+        self, service: TrainingService, start: START, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(_handler: TrainingLogHandler) -> None:
+            raise LookupError("no end")
+
+        monkeypatch.setattr(TrainingLogHandler, "finish", fail)
         assert wait_for_end(service, start().task_id).status is TaskStatus.COMPLETED
 
     def test_the_log_shows_where_an_unexpected_one_came_from(
