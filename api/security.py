@@ -38,6 +38,12 @@ answers with a page sets its own."""
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:@/\[\]]+)(?::[0-9]{0,5})?", re.IGNORECASE)
 _UNAUTHORIZED = (401, "Send a token of this service as 'Authorization: Bearer TOKEN'.", "token_required")
 _FOREIGN = (403, "Requests from pages of other sites are refused; see ALLOWED_ORIGINS.", "origin_not_allowed")
+_NAMELESS = (
+    403,
+    "With a session's cookie, a request that changes something says in Origin which page it comes from. Outside of a "
+    "browser send a token instead: 'Authorization: Bearer TOKEN'.",
+    "origin_not_allowed",
+)
 
 Refusal = tuple[int, str, str]
 
@@ -98,8 +104,10 @@ class RequestGuard:
         if self._tokens and scope["path"] not in OPEN_PATHS and not self._tokens.has_token(headers):
             if not self._tokens.has_session(headers) or (scope["method"], scope["path"]) == SIGN_IN:
                 return _UNAUTHORIZED
-            if not self._is_own_or_allowed(headers, host) or (is_change and not _names_its_page(headers)):
+            if not self._is_own_or_allowed(headers, host):
                 return _FOREIGN
+            if is_change and not _names_its_page(headers):
+                return _NAMELESS
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length[:20]) > self._max_body_bytes:
             return 413, BODY_TOO_LARGE, "body_too_large"
