@@ -38,7 +38,7 @@ answers with a page sets its own."""
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:@/\[\]]+)(?::[0-9]{0,5})?", re.IGNORECASE)
 _UNAUTHORIZED = (401, "Send a token of this service as 'Authorization: Bearer TOKEN'.", "token_required")
 _FOREIGN = (403, "Requests from pages of other sites are refused; see ALLOWED_ORIGINS.", "origin_not_allowed")
-_NO_PAGE = "With a cookie a change needs an Origin header. Outside of a browser send 'Authorization: Bearer TOKEN' instead."
+_NO_PAGE = "With a cookie a change needs an Origin header. Outside of a browser send 'Authorization: Bearer TOKEN'."
 _NAMELESS = (403, _NO_PAGE, "origin_not_allowed")
 
 Refusal = tuple[int, str, str]
