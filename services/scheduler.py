@@ -79,10 +79,19 @@ class Scheduler:
         """
         taken = Counter([*self._running.values(), *filter(None, self._expected.values())])
         free = self._free_device(device, self._gpus() if device == ANY_GPU else (), taken)
-        waiting = self.queued + list(self._expected.values()).count(None)
+        waiting = self.queued + self._expected_to_wait()
         if free is None and waiting >= self.max_queued:
             raise QueueFull(waiting, self.max_queued)
         return free
+
+    def _expected_to_wait(self) -> int:
+        """How many of the tasks that are being accepted will wait: also those whose place another has taken since."""
+        running = Counter(self._running.values())
+        places = Counter(device for device in self._expected.values() if device is not None)
+        displaced = sum(
+            min(count, max(0, running[device] + count - self.limit(device))) for device, count in places.items()
+        )
+        return list(self._expected.values()).count(None) + displaced
 
     def adopt(self, task_id: str, *, device: str) -> None:
         """Count a task that runs already, whether its device has room or not."""

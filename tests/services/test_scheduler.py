@@ -231,6 +231,16 @@ class TestBound:
             with pytest.raises(QueueFull):
                 order.expect("e", device=device)
 
+    def test_whose_place_is_taken_while_it_is_being_accepted_counts_among_those_that_wait(self) -> None:
+        """The store has taken another task first, which runs there now."""
+        order = scheduler(max_queued=1)
+        order.expect("first", device="cpu")
+        order.expect("second", device="cpu")
+        add(order, "second")
+        assert order.next_runnable() == ("second", "cpu")
+        with pytest.raises(QueueFull):
+            order.expect("third", device="cpu")
+
     def test_what_is_being_accepted_keeps_its_place(self) -> None:
         order = scheduler(max_queued=1)
         order.expect("runs", device="cpu")
