@@ -24,13 +24,14 @@ from starlette.concurrency import run_in_threadpool
 from api import docs, errors
 from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
 from api.console import LOG_CONFIG
-from api.routers import parsing, resources, session, system, training
+from api.routers import events, history, parsing, resources, session, system, training
 from api.security import RequestGuard
 from api.session import Tokens
 from api.startup import PlainStart
 from services.devices import list_gpus
 from services.executors.base import Executor
 from services.executors.choice import Executors
+from services.history import MetricHistory
 from services.memory import limit_arenas
 from services.paths import PathPolicy
 from services.scheduler import Scheduler
@@ -63,7 +64,8 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sys.setswitchinterval(GIL_SWITCH_S)
         limit_arenas()
-        app.state.service = await run_in_threadpool(build_service, configured, executor)
+        app.state.service = service = await run_in_threadpool(build_service, configured, executor)
+        app.state.history = MetricHistory(service.series, service.ask_for_buckets)
         yield
         if not await run_in_threadpool(app.state.service.close):
             logger.error("The store still refused writes: the last log lines of this run are not in it")
@@ -95,6 +97,8 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
             allow_headers=["*"],
         )
     app.add_middleware(PlainStart)
+    app.include_router(events.router)  # these come first: their fixed words are no tasks
+    app.include_router(history.router)
     app.include_router(training.router, max_body_size=configured.max_body_bytes)
     app.include_router(parsing.router, max_body_size=configured.max_body_bytes)
     app.include_router(resources.router, max_body_size=configured.max_body_bytes)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Path, Query, Request
 
 from api.session import Tokens
+from services.history import MetricHistory
 from services.training_service import TrainingService
 
 
@@ -14,6 +15,12 @@ def get_service(request: Request) -> TrainingService:
     service = request.app.state.service
     assert isinstance(service, TrainingService)
     return service
+
+
+def get_history(request: Request) -> MetricHistory:
+    history = request.app.state.history
+    assert isinstance(history, MetricHistory)
+    return history
 
 
 def get_tokens(request: Request) -> Tokens:
@@ -31,6 +38,11 @@ def get_metric_names(
     return names or None
 
 
+NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL refuses to look for it."""
+
+TaskIdPath = Annotated[str, Path(max_length=64, pattern=NO_NUL, description="the id that start answered")]
 Service = Annotated[TrainingService, Depends(get_service)]
+History = Annotated[MetricHistory, Depends(get_history)]
 AcceptedTokens = Annotated[Tokens, Depends(get_tokens)]
 MetricNames = Annotated[frozenset[str] | None, Depends(get_metric_names)]

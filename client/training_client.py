@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from client.errors import refusal, unexpected, unreachable
 from client.follow import LogFollower
+from models.history import ComparisonResponse, MetricsResponse
 from models.schemas import (
     ActionResponse,
     CommandRequest,
@@ -167,6 +168,17 @@ class TrainingClient:
         Survives lost connections and restarts of the service; see `LogFollower`.
         """
         return iter(LogFollower(self._http, f"{task_path(task_id)}/logs", after, sleep=self._sleep))
+
+    def metrics(self, task_id: str, names: Iterable[str] | None = None, **query: Any) -> MetricsResponse:
+        """The course of each metric, or of those named; `x`, `after`, `max_points` and more as in the guide."""
+        named = None if names is None else ",".join(names)
+        return self._ask("GET", f"{task_path(task_id)}/metrics", MetricsResponse, params=given(names=named, **query))
+
+    def compare(self, task_ids: Iterable[str], names: Iterable[str] | None = None, **query: Any) -> ComparisonResponse:
+        """Tasks side by side: their series on one axis, best and last values, and what their requests differ in."""
+        named = None if names is None else ",".join(names)
+        parts = given(ids=",".join(task_ids), names=named, **query)
+        return self._ask("GET", f"{TRAINING}/compare", ComparisonResponse, params=parts)
 
     def wait(self, task_id: str) -> TaskResponse:
         """The task once it is over, however it ended."""

@@ -354,6 +354,7 @@ class LogPage(BaseModel):
 class TaskPage(BaseModel):
     """A page of `GET /api/v2/training`, newest first."""
 
+    event_id: str | None = Field(default=None, description="where `/api/v2/training/events?after=` goes on from here")
     tasks: list[TaskResponse]
     next_cursor: str | None = Field(default=None, description="pass as `cursor` for the next page; absent on the last")
 

@@ -20,10 +20,13 @@ import anyio.to_thread
 
 from models.schemas import TaskStatus
 from services.errors import StorageUnavailable, TaskConflict, TaskNotFound
+from services.events import EventLog
 from services.log_entry import LogEntry, Reading, decode_frame, encode_frame, narrow, to_wire
 from services.log_queue import LogQueue
 from services.storage.database import Database
-from services.storage.operations import Committed, CreateTask, DeleteTask
+from services.storage.events import EventStore
+from services.storage.operations import Committed, CreateTask, DeleteTask, Seal
+from services.storage.series import SeriesStore
 from services.storage.store import Store
 from services.storage.writer import Writer
 from services.task_state import TaskState
@@ -72,6 +75,8 @@ class BaseService:
         tasks: state of every task that has not ended. Replaced, never changed, after each commit.
         log_queues: the live log of the same tasks; `put` takes a line, viewers follow it.
         log_history: all lines of any task, live or ended.
+        events: what happens to all tasks, in one order.
+        series: the points of their metrics.
     """
 
     def __init__(self, database: Database) -> None:
@@ -81,7 +86,11 @@ class BaseService:
         self.log_queues: dict[str, LogQueue] = {}
         self.log_history = LogHistory(self.store)
         self._lock = threading.RLock()
-        self._writer = Writer(database, states=self.tasks.__getitem__, publish=self._publish)
+        self.events = EventLog(EventStore(database))
+        self.series = SeriesStore(database)
+        self._writer = Writer(
+            database, states=self.tasks.__getitem__, publish=self._publish, announce=self.events.announce
+        )
         self._writer.start()
 
     @property
@@ -270,6 +279,11 @@ class BaseService:
         """Tasks, newest first, each with the cursor of the page after it."""
         return self.store.list_tasks(status=status, before=before, limit=limit)
 
+    def ask_for_buckets(self, task_id: str, names: Sequence[str]) -> None:
+        """Have the store prepare long series for the next who reads them. Returns at once."""
+        with suppress(StorageUnavailable):  # closing
+            self._writer.submit(Seal(task_id, names), wait_for_space=False)
+
     def delete_task(self, task_id: str) -> None:
         """Forget an ended task and its lines. Its files stay.
 
@@ -324,6 +338,7 @@ class BaseService:
                 else:
                     self.tasks[task_id] = task.state
                 queue.publish(task.frames, ended=ended)
+            self.events.publish(task)
 
     def _rewrite(self, state: TaskState, frames: Sequence[bytes]) -> None:
         """Show another reading of a task's lines; of one that has ended, the store alone knows."""

@@ -248,7 +248,17 @@ def narrow(wire: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 
 
 def encode_frame(seq: int, wire: Mapping[str, Any]) -> bytes:
-    """One Server-Sent Event: unnamed, with the line's sequence number as its id.
+    """One Server-Sent Event: unnamed, with the line's sequence number as its id."""
+    return b"id: %d\r\ndata: %s\r\n\r\n" % (seq, _encode_data(wire))
+
+
+def encode_event(cursor: str, name: str, data: Mapping[str, Any]) -> bytes:
+    """One Server-Sent Event with a name, and a cursor as its id."""
+    return b"id: %s\r\nevent: %s\r\ndata: %s\r\n\r\n" % (cursor.encode(), name.encode(), _encode_data(data))
+
+
+def _encode_data(wire: Mapping[str, Any]) -> bytes:
+    """JSON in one line of a stream.
 
     JSON escapes CR and LF, so a line cannot forge a frame (WHATWG HTML, 9.2.6 Interpreting an event stream).
     Nor can it forge one for a client that splits at the line ends of Unicode, as `str.splitlines` does.
@@ -257,7 +267,7 @@ def encode_frame(seq: int, wire: Mapping[str, Any]) -> bytes:
     if not data.isascii():
         for character, escape in _LINE_ENDS:
             data = data.replace(character, escape)
-    return b"id: %d\r\ndata: %s\r\n\r\n" % (seq, data.encode())
+    return data.encode()
 
 
 def decode_frame(frame: bytes) -> dict[str, Any]:

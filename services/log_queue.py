@@ -7,17 +7,16 @@ the ring reads the store instead, and loses nothing.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from services.errors import TaskConflict
 from services.log_entry import LogEntry, clean_entry, from_wire
 from services.storage.writer import Writer
+from services.wakeup import Wakeup
 
 RING_SIZE = 300
 """Frames kept in memory per live task, about 100 KB."""
@@ -35,7 +34,7 @@ class LogQueue:
         self._closed = False
         self._ring: deque[bytes] = deque(maxlen=RING_SIZE)
         self._lock = threading.Lock()
-        self._waiting: dict[asyncio.AbstractEventLoop, set[asyncio.Future[None]]] = {}
+        self._wakeup = Wakeup()
 
     def put(self, entry: LogEntry | Mapping[str, Any], *, wait_for_space: bool = True) -> None:
         """Hand a line, or a `DetailedLogEntry` dict, to the store; followers see it once it is committed.
@@ -64,10 +63,7 @@ class LogQueue:
             self._ring.extend(frames)
             self.last_seq += len(frames)
             self.ended = ended
-            loops = list(self._waiting)
-        for loop in loops:
-            with suppress(RuntimeError):  # the loop has been closed, its followers are gone
-                loop.call_soon_threadsafe(self._wake, loop)
+        self._wakeup.notify()
 
     def rewrite(self, frames: Sequence[bytes]) -> None:
         """Show the same last lines as they are read now to whoever comes for them. Called by the writer thread."""
@@ -86,24 +82,5 @@ class LogQueue:
 
     async def wait(self, after: int) -> None:
         """Return once there is a frame above `after`, or the task has ended."""
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        with self._lock:
-            if self.last_seq > after or self.ended:
-                return
-            self._waiting.setdefault(loop, set()).add(future)
-        try:
-            await future
-        finally:
-            with self._lock:
-                waiting = self._waiting.get(loop, set())
-                waiting.discard(future)
-                if not waiting:
-                    self._waiting.pop(loop, None)
-
-    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:
-            waiting = self._waiting.pop(loop, set())
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+        while not (self.last_seq > after or self.ended):
+            await self._wakeup.wait(lambda: self.last_seq > after or self.ended)

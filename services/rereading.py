@@ -21,8 +21,8 @@ from services.task_state import TaskState
 
 ChangedLine = tuple[str | None, int | None, str | None, str, int]
 """Metrics as JSON, step and stage, as they are now; task and sequence number."""
-Point = tuple[str, str, int, float | None, int | None, float | None, int]
-"""Task, metric, sequence number, epoch, step, value, attempt."""
+Point = tuple[str, str, int, float | None, int | None, float | None, int, float]
+"""Task, metric, sequence number, epoch, step, value, attempt, time in seconds since 1970."""
 
 _NONE: Final[Metrics] = {}
 _MISSING: Final = float("inf")
@@ -87,6 +87,7 @@ class Rereading:
             stage=said.stage,
             percents=said.percents,
             warnings=tuple(self._warnings),
+            revision=state.revision + 1,
         )
 
     @property
@@ -135,6 +136,7 @@ class Rereading:
                 for name in had.keys() | has.keys()
                 if name not in CARRIED and (has_moved or had.get(name, _MISSING) != has.get(name, _MISSING))
             )
+        at = new.timestamp.timestamp() if has else 0.0
         for name, value in has.items():
             if name not in CARRIED:
-                self._points[name].append((self.task_id, name, new.seq, epoch, new.step, value, new.attempt))
+                self._points[name].append((self.task_id, name, new.seq, epoch, new.step, value, new.attempt, at))

@@ -26,7 +26,8 @@ class TaskState:
     """A task as of its line `last_seq`. Immutable: a reader holds a consistent moment.
 
     `request` may hold secrets of a command's environment. `percents` are the families of accuracies that
-    the log prints as percent (`services.units`). `attempt` counts the runs of the task from 1.
+    the log prints as percent (`services.units`). `attempt` counts the runs of the task from 1,
+    `revision` how often its lines have been read again.
     """
 
     task_id: str
@@ -51,6 +52,7 @@ class TaskState:
     percents: frozenset[str] = frozenset()
     attempt: int = 1
     history: tuple[Transition, ...] = ()
+    revision: int = 0
     last_seq: int = 0
 
     @property

@@ -6,14 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Path, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Response
 from sse_starlette import EventSourceResponse
-from sse_starlette.sse import SendTimeoutError
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
 
-from api.deps import MetricNames, Service
+from api.deps import NO_NUL, MetricNames, Service, TaskIdPath
 from api.errors import documented
+from api.streams import KEEP_ALIVE_S, RETRY_MS, SEND_TIMEOUT_S, LogStream
 from api.strict_json import StrictJsonRoute
 from models.schemas import (
     ActionResponse,
@@ -37,19 +36,10 @@ from services.training_service import TrainingService
 router = APIRouter(prefix="/api/v2/training", tags=["训练接口"], route_class=StrictJsonRoute)
 
 MAX_SEQ = 2**63 - 1
-RETRY_MS = 3000
-KEEP_ALIVE_S = 15
 MAX_PAGE_CHARACTERS = 1_000_000
 """Of its lines together; a page ends behind the line that exceeds it. An answer waits in memory until it is read."""
-SEND_TIMEOUT_S = 60
-"""A viewer that has taken nothing for so long is let go; it can resume where it was."""
 IMPORT_WAIT_S = 10
 """How long the answer to an import waits for the end of the file."""
-
-NO_NUL = r"^[^\x00]*$"
-"""PostgreSQL refuses to look for it."""
-
-TaskIdPath = Annotated[str, Path(max_length=64, pattern=NO_NUL, description="the id that start answered")]
 
 STATUS_DESCRIPTION = """\
 返回任务的状态、进度和最新的训练指标. Status, progress and the latest value of every metric read from the log.
@@ -153,14 +143,6 @@ def _log_entry_schema() -> dict[str, Any]:
     return schema
 
 
-class LogStream(EventSourceResponse):
-    """A viewer that takes nothing any more ends its own stream, and is no error of the service."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(SendTimeoutError):
-            await super().__call__(scope, receive, send)
-
-
 @router.post(
     "/start",
     summary="启动训练任务",
@@ -211,8 +193,9 @@ def list_training(
 ) -> TaskPage:
     """最新的任务在前. Newest first, in pages that stay stable while tasks are added."""
     before = None if cursor is None else int(cursor)
+    event_id = str(service.events.end)  # before the tasks are read: nothing is missed between the two
     found = service.list_tasks(status=status or (), before=before, limit=limit + 1)
-    page = TaskPage(tasks=answer(service, *(state for _, state in found[:limit]), metrics=metrics))
+    page = TaskPage(event_id=event_id, tasks=answer(service, *(state for _, state in found[:limit]), metrics=metrics))
     if len(found) > limit:
         page.next_cursor = str(found[limit - 1][0])
     return page

@@ -66,10 +66,11 @@ class Trainings:
                 group.create_task(self._forever(lanes + number, self._command))
 
     async def finish(self) -> None:
-        """Stop what is left, and wait until nothing runs."""
-        for task_id in list(self.live):
-            await self._http.post(f"/api/v2/training/{task_id}/stop")
-        while await self._is_busy():  # noqa: ASYNC110 - only the service knows
+        """Stop what is left, and wait until nothing runs. A start may have been cut off before its answer came."""
+        while await self._is_busy():
+            active = {"status": ["pending", "queued", "running"], "limit": 200}
+            for task in (await self._http.get("/api/v2/training", params=active)).json()["tasks"]:
+                await self._http.post(f"/api/v2/training/{task['task_id']}/stop")
             await asyncio.sleep(0.2)
         self.live.clear()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from services.log_entry import LogEntry
 from services.parsing import Memory
@@ -49,7 +50,26 @@ class Reparse:
     memory: Memory | None = field(repr=False)
 
 
-Operation = LogEntry | CreateTask | DeleteTask | Flush | SetLimits | Reparse
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Make the buckets of these series of a task, which a reader has missed."""
+
+    task_id: str
+    names: Sequence[str]
+
+
+Operation = LogEntry | CreateTask | DeleteTask | Flush | SetLimits | Reparse | Seal
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An event that is no line. It comes after the row `after_row` of the log of all tasks."""
+
+    id: int
+    after_row: int
+    task_id: str
+    kind: str
+    data: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -57,6 +77,7 @@ class Committed:
     """What one transaction did to one task.
 
     Attributes:
+        first_row: place of its first line in the log of all tasks; the others follow.
         before: its state before these lines.
         state: its state now.
         entries: the lines that led there, as they are stored.
@@ -69,6 +90,7 @@ class Committed:
     state: TaskState
     entries: list[LogEntry] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
+    first_row: int = 0
     position: int | None = None
     memory: Memory | None = None
     rewritten: list[bytes] | None = None

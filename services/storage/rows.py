@@ -15,7 +15,7 @@ from services.task_state import TaskState
 
 _CHANGING = ("device", "status", "reason", "error", "progress", "current_epoch", "total_epochs", "latest_metrics",
              "stage", "last_seq", "updated_at", "request", "warnings", "percents", "attempt", "history",
-             "priority")  # fmt: skip
+             "priority", "revision")  # fmt: skip
 _ONCE = ("task_id", "task_type", "name", "description", "output_dir", "created_at")
 _AS_JSON: Mapping[str, Callable[[Any], Any]] = {
     "latest_metrics": dict,
@@ -101,7 +101,7 @@ def point_rows(entry: LogEntry) -> Iterator[dict[str, Any]]:
     """One row for each metric of a line; a value that was not finite is null."""
     if not entry.metrics:
         return
-    epoch = entry.metrics.get("epoch")
+    epoch, at = entry.metrics.get("epoch"), entry.timestamp.timestamp()
     for name, value in entry.metrics.items():
         if name not in CARRIED:
             yield {
@@ -112,4 +112,5 @@ def point_rows(entry: LogEntry) -> Iterator[dict[str, Any]]:
                 "step": entry.step,
                 "value": value,
                 "attempt": entry.attempt,
+                "at": at,
             }

@@ -23,8 +23,8 @@ from services.task_state import TaskState
 logger = logging.getLogger(__name__)
 
 
-class Store:
-    """What is committed: tasks and their lines."""
+class Reader:
+    """What reads have in common."""
 
     def __init__(self, database: Database) -> None:
         self._engine = database.engine
@@ -37,6 +37,10 @@ class Store:
         except (DBAPIError, PoolTimeout) as error:
             logger.error("The store cannot be read: %s", error)
             raise StorageUnavailable("The store cannot be read at present; the log of the service says why.") from error
+
+
+class Store(Reader):
+    """What is committed: tasks and their lines."""
 
     def get_task(self, task_id: str) -> TaskState | None:
         found = self._tasks(select(tasks).where(tasks.c.task_id == task_id))

@@ -1,9 +1,15 @@
 """The tables. A change here needs a migration beside it; a test compares the two.
 
 Times are stored in UTC. `log_entries.id` grows over all tasks, `(task_id, seq)` counts 1, 2, 3, ... within
-one; a metric point carries the sequence number of the line it was read from. `tasks.percents` lists the families
+one; a metric point carries the sequence number of the line it was read from, and that line's time (`at`, seconds since
+1970), so that a series is read from one place. `tasks.percents` lists the families
 of accuracies that are percent; `log_position` and `parser_memory` say where and how a log is read on.
 `device_limits` holds only the limits that were set while the service ran; they win over its settings.
+
+`tasks.revision` counts how often the task's lines have been read again: what was known of its metrics before is void.
+`metric_buckets` says of each full run of points of a series where its extremes are (`services.storage.buckets`), so
+that a long series can be drawn without being read. `notices` are events that are no lines: a task was read again, or
+deleted; `after_row` is the last row of `log_entries` before it, so that both have one order.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """Newest migration; a store at this revision is opened without importing Alembic."""
 
 _RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -77,6 +83,7 @@ tasks = Table(
     Column("parser_memory", JSON(none_as_null=True)),
     Column("attempt", Integer, nullable=False, server_default="1"),
     Column("history", JSON(none_as_null=True)),
+    Column("revision", Integer, nullable=False, server_default="0"),
     Column("last_seq", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -114,7 +121,39 @@ metric_points = Table(
     Column("step", BigInteger),
     Column("value", Double),
     Column("attempt", Integer, nullable=False, server_default="1"),
+    Column("at", Double),
     sqlite_with_rowid=False,
+)
+
+metric_buckets = Table(
+    "metric_buckets",
+    metadata,
+    Column("task_id", String(64), ForeignKey("tasks.task_id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("last_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("points", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("epoch_min", Double),
+    Column("epoch_max", Double),
+    Column("min_seq", BigInteger),
+    Column("min_value", Double),
+    Column("max_seq", BigInteger),
+    Column("max_value", Double),
+    Column("null_seq", BigInteger),
+    sqlite_with_rowid=False,
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("after_row", BigInteger, nullable=False),
+    Column("task_id", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 device_limits = Table(

@@ -11,22 +11,34 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
 from models.schemas import TaskStatus
 from services.errors import ServiceError, StorageUnavailable, StoreInUse, StoreUnusable, TaskConflict
-from services.log_entry import LogEntry, encode_frame, to_wire
+from services.log_entry import CARRIED, LogEntry, encode_frame, to_wire
+from services.storage.buckets import SEAL_AFTER, seal
 from services.storage.database import Database
 from services.storage.limits import write_limits
-from services.storage.operations import Committed, CreateTask, DeleteTask, Flush, Operation, Reparse, SetLimits
+from services.storage.notices import DELETED, RESET, insert_notice
+from services.storage.operations import (
+    Committed,
+    CreateTask,
+    DeleteTask,
+    Flush,
+    Notice,
+    Operation,
+    Reparse,
+    Seal,
+    SetLimits,
+)
 from services.storage.reparse import write_reparse
 from services.storage.rows import changed_task_row, entry_row, new_task_row, point_rows
 from services.storage.tables import log_entries, metric_points, tasks
@@ -66,6 +78,7 @@ class Writer:
     """Args:
     states: committed state of a live task (asked on the writer thread only, which alone changes it).
     publish: called on the writer thread after each commit, before waiters are answered. Must not raise.
+    announce: called likewise with each event that is no line, before the lines of its transaction.
     limit, max_characters: lines of one task that may wait before `submit` blocks those who bring more of them.
     """
 
@@ -75,12 +88,15 @@ class Writer:
         *,
         states: Callable[[str], TaskState],
         publish: Callable[[Sequence[Committed]], None],
+        announce: Callable[[Notice], None],
         limit: int = MAX_BATCH,
         max_characters: int = MAX_BATCH_CHARACTERS // 2,
     ) -> None:
         self._database = database
         self._states = states
         self._publish = publish
+        self._announce = announce
+        self._unsealed: Counter[str] = Counter()
         self._limit = limit
         self._max_characters = max_characters
         self._queue: deque[_Pending] = deque()
@@ -198,7 +214,7 @@ class Writer:
         attempt = 0
         while True:
             try:
-                committed = self._write([operation for operation, _ in batch], again=attempt > 0)
+                committed, notices = self._write([operation for operation, _ in batch], again=attempt > 0)
             except Exception as error:  # noqa: BLE001 - the writer must outlive every bad row
                 if _is_temporary(error):
                     self._wait_degraded(error, attempt)
@@ -214,6 +230,8 @@ class Writer:
         if self.degraded is not None:
             logger.warning("The store takes writes again")
             self.degraded = None
+        for notice in notices:
+            self._announce(notice)
         self._show(committed)
         for _, done in batch:
             if done is not None:
@@ -230,13 +248,15 @@ class Writer:
         if mistakes:
             raise mistakes[0]
 
-    def _write(self, operations: Sequence[Operation], *, again: bool) -> list[Committed]:
+    def _write(self, operations: Sequence[Operation], *, again: bool) -> tuple[list[Committed], list[Notice]]:
         if isinstance(operations[0], Reparse):
             with self._database.writing() as connection:
-                return [write_reparse(connection, operations[0])]
+                task = write_reparse(connection, operations[0])
+                return [task], [insert_notice(connection, task.state.task_id, RESET, {"revision": task.state.revision})]
         created: dict[str, TaskState] = {}
         lines: defaultdict[str, list[LogEntry]] = defaultdict(list)
         deleted: list[str] = []
+        seals: list[Seal] = []
         limits: dict[str, int | None] = {}
         for operation in operations:
             match operation:
@@ -248,17 +268,22 @@ class Writer:
                     deleted.append(task_id)
                 case SetLimits(changed):
                     limits |= changed
+                case Seal():
+                    seals.append(operation)
                 case _:
                     pass
         committed = [Committed(state, state) for task_id, state in created.items() if task_id not in lines]
         committed += [
             _fold(created.get(task_id) or self._states(task_id), entries) for task_id, entries in lines.items()
         ]
-        if not (created or lines or deleted or limits) or (again and self._is_stored(committed)):
-            return committed
+        if not (created or lines or deleted or limits or seals) or (again and self._is_stored(committed)):
+            return committed, []
         entries = [entry_row(entry) for task in committed for entry in task.entries]
-        points = [point for task in committed for entry in task.entries for point in point_rows(entry)]
+        points = {
+            task.state.task_id: [point for entry in task.entries for point in point_rows(entry)] for task in committed
+        }
         with self._database.writing() as connection:
+            notices = [insert_notice(connection, task_id, DELETED, {}) for task_id in _existing(connection, deleted)]
             for task_id in deleted:
                 connection.execute(tasks.delete().where(tasks.c.task_id == task_id))
             if limits:
@@ -267,11 +292,31 @@ class Writer:
                 connection.execute(_INSERT_TASK, [new_task_row(state) for state in created.values()])
             if entries:
                 connection.execute(_INSERT_ENTRY, entries)
+                _number_rows(connection, committed)
             for rows in _alike(changed_task_row(task) for task in committed if task.entries):
                 connection.execute(_UPDATE_TASK, rows)
-            if points:
-                connection.execute(_INSERT_POINT, points)
-        return committed
+            if any(points.values()):
+                connection.execute(_INSERT_POINT, [point for of_task in points.values() for point in of_task])
+            unsealed = self._seal(connection, committed, points)
+            for each in seals:
+                seal(connection, each.task_id, each.names)
+        self._unsealed = unsealed
+        return committed, notices
+
+    def _seal(
+        self, connection: Connection, committed: Sequence[Committed], points: Mapping[str, Sequence[object]]
+    ) -> Counter[str]:
+        """Make buckets of series that have become long; returns how many points of each task have none then."""
+        unsealed = self._unsealed.copy()
+        for task in committed:
+            task_id = task.state.task_id
+            unsealed[task_id] += len(points[task_id])
+            if unsealed[task_id] >= SEAL_AFTER:
+                seal(connection, task_id, task.state.latest_metrics.keys() - CARRIED)
+                del unsealed[task_id]
+            if task.state.status.is_terminal:
+                unsealed.pop(task_id, None)
+        return unsealed
 
     def _is_stored(self, committed: Sequence[Committed]) -> bool:
         """Whether an attempt that seemed to fail was committed: its answer can be lost with the connection."""
@@ -315,6 +360,23 @@ def _fold(before: TaskState, lines: Sequence[LogEntry]) -> Committed:
             task.position, task.memory = line.position, line.memory
             break
     return task
+
+
+def _existing(connection: Connection, task_ids: Sequence[str]) -> Sequence[str]:
+    if not task_ids:
+        return []
+    return connection.scalars(select(tasks.c.task_id).where(tasks.c.task_id.in_(task_ids)).order_by(tasks.c.id)).all()
+
+
+def _number_rows(connection: Connection, committed: Sequence[Committed]) -> None:
+    """Tell each task where its lines, which have just been inserted in this order, are in the log of all tasks.
+
+    Only this thread inserts lines, so those of one transaction have consecutive numbers.
+    """
+    row = (connection.scalar(select(func.max(log_entries.c.id))) or 0) + 1
+    for task in reversed(committed):
+        row -= len(task.entries)
+        task.first_row = row
 
 
 def _alike(rows: Iterable[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:

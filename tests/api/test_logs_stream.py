@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from api.routers import training
+from api.streams import LogStream
 from tests.api.conftest import Dictate, Start, Watch
 from tests.api.viewer import Event
 from tests.running_server import RunningServer
@@ -249,7 +250,7 @@ def test_a_viewer_that_takes_nothing_for_long_is_let_go(
 ) -> None:
     let_go = threading.Event()
 
-    class Observed(training.LogStream):
+    class Observed(LogStream):
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             await super().__call__(scope, receive, send)
             let_go.set()
@@ -563,9 +564,9 @@ def test_a_viewer_that_leaves_is_forgotten(server: RunningServer, dictate: Dicta
         viewer.cut()
 
     deadline = time.monotonic() + 10
-    while sum(map(len, queue._waiting.values())) and time.monotonic() < deadline:
+    while queue._wakeup.waiting and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert sum(map(len, queue._waiting.values())) == 0
+    assert queue._wakeup.waiting == 0
 
 
 def test_times_are_close_to_now_whatever_the_time_zone(train: Train) -> None:

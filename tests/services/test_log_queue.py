@@ -33,7 +33,7 @@ def frames(first: int, last: int) -> list[bytes]:
 def idle_writer(database: Database) -> Writer:
     """Never started: tests of the reading side put no lines."""
     states: dict[str, TaskState] = {}
-    return Writer(database, states=states.__getitem__, publish=lambda committed: None)
+    return Writer(database, states=states.__getitem__, publish=lambda committed: None, announce=lambda notice: None)
 
 
 @pytest.fixture

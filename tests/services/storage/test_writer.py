@@ -42,7 +42,9 @@ class Desk:
         self.states: dict[str, TaskState] = {}
         self.shown: list[LogEntry] = []
         self.on_publish: Callable[[Sequence[Committed]], None] = lambda committed: None
-        self.writer = Writer(database, states=self.states.__getitem__, publish=self._publish, **limits)
+        self.writer = Writer(
+            database, states=self.states.__getitem__, publish=self._publish, announce=lambda notice: None, **limits
+        )
         self._open = threading.Event()
         self._open.set()
         self._waiting = threading.Event()
