@@ -68,8 +68,8 @@ class Trainings:
     async def finish(self) -> None:
         """Stop what is left, and wait until nothing runs. A start may have been cut off before its answer came."""
         while await self._is_busy():
-            active = {"status": ["pending", "queued", "running"], "limit": 200}
-            for task in (await self._http.get("/api/v2/training", params=active)).json()["tasks"]:
+            active = await self._http.get("/api/v2/training?status=pending&status=queued&status=running&limit=200")
+            for task in active.json()["tasks"]:
                 await self._http.post(f"/api/v2/training/{task['task_id']}/stop")
             await asyncio.sleep(0.2)
         self.live.clear()
