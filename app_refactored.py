@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from api import docs, errors
 from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
 from api.console import LOG_CONFIG
-from api.routers import events, history, parsing, resources, session, system, training
+from api.routers import events, history, parsing, resources, results, session, system, training
 from api.security import RequestGuard
 from api.session import Tokens
 from api.startup import PlainStart
@@ -65,6 +65,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         sys.setswitchinterval(GIL_SWITCH_S)
         limit_arenas()
         app.state.service = service = await run_in_threadpool(build_service, configured, executor)
+        app.state.save_roots = PathPolicy(save_roots=configured.save_roots).roots.save
         app.state.history = MetricHistory(service.series, service.ask_for_buckets)
         yield
         if not await run_in_threadpool(app.state.service.close):
@@ -99,6 +100,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     app.add_middleware(PlainStart)
     app.include_router(events.router)  # these come first: their fixed words are no tasks
     app.include_router(history.router)
+    app.include_router(results.router)
     app.include_router(training.router, max_body_size=configured.max_body_bytes)
     app.include_router(parsing.router, max_body_size=configured.max_body_bytes)
     app.include_router(resources.router, max_body_size=configured.max_body_bytes)

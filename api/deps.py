@@ -9,12 +9,18 @@ from fastapi import Depends, Path, Query, Request
 from api.session import Tokens
 from services.history import MetricHistory
 from services.training_service import TrainingService
+from trainer.roots import Folders
 
 
 def get_service(request: Request) -> TrainingService:
     service = request.app.state.service
     assert isinstance(service, TrainingService)
     return service
+
+
+def get_save_roots(request: Request) -> Folders:
+    roots: Folders = request.app.state.save_roots
+    return roots
 
 
 def get_history(request: Request) -> MetricHistory:
@@ -43,6 +49,7 @@ NO_NUL = r"^[^\x00]*$"
 
 TaskIdPath = Annotated[str, Path(max_length=64, pattern=NO_NUL, description="the id that start answered")]
 Service = Annotated[TrainingService, Depends(get_service)]
+SaveRoots = Annotated[Folders, Depends(get_save_roots)]
 History = Annotated[MetricHistory, Depends(get_history)]
 AcceptedTokens = Annotated[Tokens, Depends(get_tokens)]
 MetricNames = Annotated[frozenset[str] | None, Depends(get_metric_names)]

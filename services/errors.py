@@ -36,6 +36,16 @@ class TaskNotFound(ServiceError, KeyError):
         super().__init__(f"There is no task {task_id!r}. GET /api/v2/training lists all tasks.")
 
 
+class ArtifactNotFound(ServiceError, KeyError):
+    status_code = 404
+    code = "artifact_not_found"
+
+    def __init__(self, name: str, detail: str | None = None, *, code: str | None = None) -> None:
+        super().__init__(
+            detail or f"The task has no file {name!r}. Its artifacts are a list of those it has.", code=code
+        )
+
+
 class TaskConflict(ServiceError, ValueError):
     """The request is fine, but not in the state that something is in: a name in use, a task that has ended."""
 

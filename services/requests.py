@@ -6,7 +6,7 @@ import shlex
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
@@ -105,6 +105,19 @@ def from_stored_unchecked(state: TaskState) -> AnyRequest:
     except ValidationError:
         unread = {name: value for name, value in state.request.items() if name not in LogReading.model_fields}
         return _kind_of(state).model_construct(**unread)
+
+
+def without_secrets(state: TaskState) -> tuple[Literal["training", "command", "import"], dict[str, Any]]:
+    """What kind of request a task came from, and what it asked for, without what was chosen for it since.
+
+    Of an environment only the names are told.
+    """
+    request = {name: value for name, value in state.request.items() if name != "executor"}
+    if "env" in request:
+        request["env"] = dict.fromkeys(request["env"], "")
+    if state.task_type == IMPORT:
+        return "import", request
+    return ("command" if "command" in request else "training"), request
 
 
 def problems_in_words(error: ValidationError) -> str:

@@ -29,6 +29,8 @@ LAST = "last.pt"
 """After every epoch: all that a training needs to go on."""
 BEST = "best.pt"
 """Of the epoch with the best validation accuracy: what a prediction needs."""
+EVALUATION = "evaluation.json"
+"""Of the same epoch: which classes were taken for which."""
 
 _END_RECORD = b"PK\x05\x06"
 """How the last record of a zip archive begins: 22 bytes, of which the last two say how long the comment is
@@ -87,6 +89,15 @@ def write_checkpoint_file(path: Path, write: Callable[[BinaryIO], None], save_ro
     Raises `TrainingFailed`: `disk_full`, `path_forbidden` where the folder is not in `save_roots` (any more),
     `not_saved` for every other failure to write. The old file is untouched then, and no part of the new one stays.
     """
+    _replace(path, lambda file: _write_archive(file, write), save_roots)
+
+
+def write_plain_file(path: Path, content: bytes, save_roots: Folders = ()) -> None:
+    """The same for a file that is no archive, and has no checksum."""
+    _replace(path, lambda file: _write_all(file, content), save_roots)
+
+
+def _replace(path: Path, write: Callable[[FileIO], None], save_roots: Folders) -> None:
     with _opened(path.parent, save_roots) as folder:
         try:
             _write_in(folder, path, write)
@@ -109,7 +120,7 @@ def prepare_folder(output_dir: Path, save_roots: Folders = ()) -> None:
     except OSError as error:
         raise _not_saved(output_dir, error) from error
     with _opened(output_dir, save_roots) as folder:
-        for name in (LAST, BEST):
+        for name in (LAST, BEST, EVALUATION):
             with suppress(OSError):
                 os.unlink(_partial(name), dir_fd=folder)
 
@@ -129,7 +140,7 @@ def _opened(path: Path, save_roots: Folders) -> Iterator[int]:
         os.close(folder)
 
 
-def _write_in(folder: int, path: Path, write: Callable[[BinaryIO], None]) -> None:
+def _write_in(folder: int, path: Path, write: Callable[[FileIO], None]) -> None:
     partial = _partial(path.name)
     with suppress(FileNotFoundError):
         os.unlink(partial, dir_fd=folder)
@@ -139,10 +150,8 @@ def _write_in(folder: int, path: Path, write: Callable[[BinaryIO], None]) -> Non
 
     try:
         with open(partial, "w+b", buffering=0, opener=create) as file:
-            _write_sealed(file, write)
+            write(file)
             os.fsync(file.fileno())
-            if damage := damage_in(file):
-                raise OSError(errno.EIO, f"it reads back otherwise than it was written: {damage}")
         os.rename(partial, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with suppress(OSError):
@@ -153,6 +162,20 @@ def _write_in(folder: int, path: Path, write: Callable[[BinaryIO], None]) -> Non
     except OSError as error:
         if error.errno != errno.EINVAL:  # some file systems of other systems have no such thing
             raise
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _write_archive(file: FileIO, write: Callable[[BinaryIO], None]) -> None:
+    _write_sealed(file, write)
+    os.fsync(file.fileno())
+    with open(file.fileno(), "rb", closefd=False) as written:
+        if damage := damage_in(written):
+            raise OSError(errno.EIO, f"it reads back otherwise than it was written: {damage}")
 
 
 def _write_sealed(file: FileIO, write: Callable[[BinaryIO], None]) -> None:

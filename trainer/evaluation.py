@@ -19,8 +19,22 @@ TOP_K = (1, 3, 5)
 
 
 @dataclass(frozen=True)
+class ClassScores:
+    """One class against all others. `support` is how many images are of it; `None`: undefined without any."""
+
+    support: int
+    precision: float
+    recall: float
+    f1: float
+    average_precision: float | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """Accuracies are percent; F1, precision, recall and mAP are fractions; the loss is in nats."""
+    """Accuracies are percent; F1, precision, recall and mAP are fractions; the loss is in nats.
+
+    `confusion` counts the images of each true class (rows) that were taken for each class (columns).
+    """
 
     loss: float
     accuracy: float
@@ -32,6 +46,8 @@ class Evaluation:
     micro_recall: float
     mean_average_precision: float
     top_k: dict[int, float]
+    classes: tuple[ClassScores, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
 
     def as_metrics(self) -> dict[str, float]:
         """By the names that metrics have on the wire (`models.schemas.TrainingMetrics`)."""
@@ -59,7 +75,9 @@ def evaluate(logits_NC: Tensor, targets_N: Tensor) -> Evaluation:
     logits_NC = logits_NC.double()
     ranks_N = target_ranks(logits_NC, targets_N)
     accuracy = (ranks_N == 0).double().mean().item()
-    precision, recall, f1 = macro_scores(logits_NC.argmax(dim=1), targets_N, num_classes=logits_NC.shape[1])
+    confusion_CC = confusion(logits_NC.argmax(dim=1), targets_N, num_classes=logits_NC.shape[1])
+    precision, recall, f1 = macro_scores(confusion_CC)
+    precisions = average_precisions(logits_NC.softmax(dim=1), targets_N)
     return Evaluation(
         loss=functional.cross_entropy(logits_NC, targets_N).item(),
         accuracy=100 * accuracy,
@@ -69,8 +87,13 @@ def evaluate(logits_NC: Tensor, targets_N: Tensor) -> Evaluation:
         macro_recall=recall,
         micro_precision=accuracy,
         micro_recall=accuracy,
-        mean_average_precision=mean_average_precision(logits_NC.softmax(dim=1), targets_N),
+        mean_average_precision=sum(precisions.values()) / len(precisions),
         top_k={k: 100 * (ranks_N < k).double().mean().item() for k in TOP_K if k <= logits_NC.shape[1]},
+        classes=tuple(
+            ClassScores(int(row_C.sum()), float(precision), float(recall), float(f1), precisions.get(c))
+            for c, (row_C, precision, recall, f1) in enumerate(zip(confusion_CC, *_scores(confusion_CC), strict=True))
+        ),
+        confusion=tuple(map(tuple, confusion_CC.tolist())),
     )
 
 
@@ -84,30 +107,42 @@ def target_ranks(scores_NC: Tensor, targets_N: Tensor) -> Tensor:
     return ((scores_NC > own_N1) | ((scores_NC == own_N1) & lower_class_NC)).sum(dim=1)
 
 
-def macro_scores(predictions_N: Tensor, targets_N: Tensor, *, num_classes: int) -> tuple[float, float, float]:
+def confusion(predictions_N: Tensor, targets_N: Tensor, *, num_classes: int) -> Tensor:
+    """How many images of each true class (first dimension) were taken for each class, as `confusion_matrix`."""
+    pairs_N = targets_N * num_classes + predictions_N
+    return torch.bincount(pairs_N, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def macro_scores(confusion_CC: Tensor) -> tuple[float, float, float]:
     """Unweighted class means of precision, recall and F1.
 
     As `precision_recall_fscore_support(average="macro", zero_division=0)`: over the classes that are
     predicted or true somewhere; a class that is never predicted has precision 0, one that is never true
     has recall 0.
     """
-    hits_C = torch.bincount(targets_N[predictions_N == targets_N], minlength=num_classes).double()
-    predicted_C = torch.bincount(predictions_N, minlength=num_classes).double()
-    true_C = torch.bincount(targets_N, minlength=num_classes).double()
-    seen_C = predicted_C + true_C > 0
-    per_class = (hits_C / predicted_C.clamp(min=1), hits_C / true_C.clamp(min=1), 2 * hits_C / (predicted_C + true_C))
-    precision, recall, f1 = (values_C[seen_C].mean().item() for values_C in per_class)
+    seen_C = confusion_CC.sum(dim=0) + confusion_CC.sum(dim=1) > 0
+    precision, recall, f1 = (values_C[seen_C].mean().item() for values_C in _scores(confusion_CC))
     return precision, recall, f1
 
 
-def mean_average_precision(scores_NC: Tensor, targets_N: Tensor) -> float:
-    """Mean over classes of the average precision of telling that class from all others.
+def _scores(confusion_CC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Precision, recall and F1 of each class; 0 where a denominator is."""
+    hits_C = confusion_CC.diagonal().double()
+    predicted_C, true_C = confusion_CC.sum(dim=0).double(), confusion_CC.sum(dim=1).double()
+    return (
+        hits_C / predicted_C.clamp(min=1),
+        hits_C / true_C.clamp(min=1),
+        2 * hits_C / (predicted_C + true_C).clamp(min=1),
+    )
+
+
+def average_precisions(scores_NC: Tensor, targets_N: Tensor) -> dict[int, float]:
+    """Of each class the average precision of telling it from all others; their mean is mAP.
 
     As `average_precision_score`: AP = sum over thresholds of (R_n - R_{n-1}) P_n, where images of equal
     score enter at one threshold. Classes that no target has are left out: their recall is undefined.
     """
-    per_class = [_average_precision(scores_NC[:, c], targets_N == c) for c in sorted(set(targets_N.tolist()))]
-    return sum(per_class) / len(per_class)
+    return {c: _average_precision(scores_NC[:, c], targets_N == c) for c in sorted(set(targets_N.tolist()))}
 
 
 def _average_precision(scores_N: Tensor, positive_N: Tensor) -> float:

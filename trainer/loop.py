@@ -23,7 +23,8 @@ from torch.nn import functional
 from models.schemas import TrainingRequest
 from trainer import lines
 from trainer.checkpoint import save_checkpoint
-from trainer.checkpoint_file import BEST, LAST, prepare_folder
+from trainer.checkpoint_file import BEST, EVALUATION, LAST, prepare_folder, write_plain_file
+from trainer.class_report import report
 from trainer.data import augmented, batches, central, epoch_order, group
 from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.evaluation import Evaluation, evaluate
@@ -57,9 +58,9 @@ def train(
 ) -> TrainingResult:
     """Train what `request` asks for, on `device` (`cpu` or `cuda:N`; `request.device` is not read).
 
-    Progress is what `logger` gets, in the words of `trainer.lines`. `output_dir` receives `best.pt` after
-    every epoch that is better than all before, then `last.pt` after every epoch, once the logger's handlers
-    have flushed what was said of it. `should_stop` is asked at every image and batch. The same request on
+    Progress is what `logger` gets, in the words of `trainer.lines`. `output_dir` receives `evaluation.json` and
+    `best.pt` after every epoch that is better than all before, then `last.pt` after every epoch, once the logger's
+    handlers have flushed what was said of it. `should_stop` is asked at every image and batch. The same request on
     the same CPU and number of threads gives the same weights, bit for bit, as long as nothing else in the
     process draws from torch's global generator meanwhile: dropout knows no other. That generator is left as
     it was found. `resume` goes on after the epoch of `last.pt`, as if nothing had come between, and begins
@@ -125,6 +126,8 @@ def _train(
             "best_acc": best_accuracy,
             "learning_rate": rate,
         }
+        if improved:
+            write_plain_file(output_dir / EVALUATION, report(evaluation, epoch, run.training.classes), run.save_roots)
         _save(run, epoch, metrics, improved=improved)
         logger.info(lines.epoch_finished(epoch, request.num_epochs, time.perf_counter() - started))
 

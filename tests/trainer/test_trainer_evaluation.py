@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    confusion_matrix,
     log_loss,
     precision_recall_fscore_support,
     top_k_accuracy_score,
@@ -19,7 +20,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 from models.schemas import TrainingMetrics
-from trainer.evaluation import evaluate, macro_scores, mean_average_precision, target_ranks
+from trainer.evaluation import average_precisions, confusion, evaluate, macro_scores, target_ranks
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,30 @@ def test_macro_and_micro_scores_agree_with_scikit_learn(case: Case) -> None:
 @settings(deadline=None, max_examples=50)
 @given(cases())
 def test_mean_average_precision_agrees_with_scikit_learn_over_the_classes_there_are(case: Case) -> None:
-    expected = [
-        average_precision_score(case.targets_N == c, case.logits_NC[:, c])
+    expected = {
+        c: average_precision_score(case.targets_N == c, case.logits_NC[:, c])
         for c in range(case.logits_NC.shape[1])
         if (case.targets_N == c).any()
-    ]
-    ours = mean_average_precision(case.logits_NC, case.targets_N)
-    assert ours == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+    }
+    assert average_precisions(case.logits_NC, case.targets_N) == pytest.approx(expected, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(cases())
+def test_each_class_and_the_confusion_matrix_agree_with_scikit_learn(case: Case) -> None:
+    evaluation = evaluate(case.logits_NC, case.targets_N)
+    predictions = case.logits_NC.numpy().argmax(axis=1)
+    labels = list(range(case.logits_NC.shape[1]))
+    assert [list(row) for row in evaluation.confusion] == confusion_matrix(
+        case.targets_N, predictions, labels=labels
+    ).tolist()
+    theirs = precision_recall_fscore_support(case.targets_N, predictions, labels=labels, zero_division=0)
+    ours = [(scores.precision, scores.recall, scores.f1, scores.support) for scores in evaluation.classes]
+    assert ours == [pytest.approx(each, abs=1e-6) for each in zip(*theirs, strict=True)]
+    precisions = [scores.average_precision for scores in evaluation.classes]
+    known = [each for each in precisions if each is not None]
+    assert sum(known) / len(known) == pytest.approx(evaluation.mean_average_precision)
+    assert [each is None for each in precisions] == [scores.support == 0 for scores in evaluation.classes]
 
 
 @settings(deadline=None, max_examples=50)
@@ -74,7 +92,8 @@ def test_loss_and_mean_average_precision_come_from_the_probabilities(case: Case)
     probabilities_NC = case.logits_NC.double().softmax(dim=1)
     labels = range(case.logits_NC.shape[1])
     assert evaluation.loss == pytest.approx(log_loss(case.targets_N, probabilities_NC, labels=labels), abs=1e-6)
-    assert evaluation.mean_average_precision == mean_average_precision(probabilities_NC, case.targets_N)
+    of_classes = average_precisions(probabilities_NC, case.targets_N).values()
+    assert evaluation.mean_average_precision == sum(of_classes) / len(of_classes)
 
 
 @settings(deadline=None, max_examples=50)
@@ -101,13 +120,12 @@ def test_top_1_is_the_accuracy_even_among_ties(case: Case) -> None:
 
 
 def test_a_class_that_is_neither_true_nor_predicted_does_not_count() -> None:
-    assert macro_scores(torch.tensor([0, 1]), torch.tensor([0, 1]), num_classes=9) == (1, 1, 1)
+    assert macro_scores(confusion(torch.tensor([0, 1]), torch.tensor([0, 1]), num_classes=9)) == (1, 1, 1)
 
 
 def test_a_class_that_is_only_predicted_lowers_the_means() -> None:
-    assert macro_scores(torch.tensor([0, 1]), torch.tensor([0, 0]), num_classes=2) == pytest.approx(
-        (0.5, 0.25, 1 / 3), abs=1e-9
-    )
+    scores = macro_scores(confusion(torch.tensor([0, 1]), torch.tensor([0, 0]), num_classes=2))
+    assert scores == pytest.approx((0.5, 0.25, 1 / 3), abs=1e-9)
 
 
 def test_metrics_have_the_names_of_the_wire() -> None:

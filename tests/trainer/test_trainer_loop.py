@@ -87,7 +87,7 @@ def test_a_network_learns_digits_and_its_checkpoint_predicts_them(tmp_path: Path
     result, lines = trained(request, tmp_path / "run")
     assert result.best_acc >= 90, lines.messages
 
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "evaluation.json", "last.pt"]
     last, best = (torch.load(tmp_path / "run" / name, weights_only=True) for name in ("last.pt", "best.pt"))
     assert last["epoch"] == 4
     assert best["metrics"]["val_acc"] == best["metrics"]["best_acc"] == result.best_acc

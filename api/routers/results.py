@@ -1,0 +1,86 @@
+"""训练接口: what a task was asked for, and what it has left behind."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from api.deps import NO_NUL, SaveRoots, Service, TaskIdPath
+from api.errors import documented
+from models.results import ArtifactList, EvaluationResponse, RequestResponse
+from services.artifacts import LOG, list_artifacts, log_text, open_artifact, read_evaluation
+from services.requests import without_secrets
+
+router = APIRouter(prefix="/api/v2/training/{task_id}", tags=["训练接口"])
+
+ArtifactName = Annotated[str, Path(max_length=255, pattern=NO_NUL, description="one of the list")]
+
+
+class OpenFileResponse(FileResponse):
+    """A file that is open already: what is sent is what was looked at, whatever takes its name meanwhile."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        super().__init__(
+            f"/proc/self/fd/{descriptor}",
+            media_type="application/octet-stream",
+            filename=name,
+            stat_result=os.fstat(descriptor),
+        )
+        self._descriptor = descriptor
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            os.close(self._descriptor)
+
+
+@router.get("/request", summary="获取训练请求", responses=documented(401, 403, 404, 422, 503))
+def get_request(task_id: TaskIdPath, service: Service) -> RequestResponse:
+    """任务当初的请求. What was asked for, paths absolute: start from it again, or compare. Secrets are left out."""
+    state = service.get_task(task_id)
+    kind, request = without_secrets(state)
+    return RequestResponse(task_id=task_id, kind=kind, request=request)
+
+
+@router.get("/evaluation", summary="获取最佳轮次的评估", responses=documented(401, 403, 404, 422, 503))
+def get_evaluation(task_id: TaskIdPath, service: Service, roots: SaveRoots) -> EvaluationResponse:
+    """混淆矩阵与每个类别的指标. Confusion matrix and scores of each class, of the best epoch so far."""
+    return read_evaluation(service.get_task(task_id), roots)
+
+
+@router.get(
+    "/artifacts",
+    summary="列出任务的文件",
+    response_model_exclude_unset=True,
+    responses=documented(401, 403, 404, 422, 503),
+)
+def get_artifacts(task_id: TaskIdPath, service: Service, roots: SaveRoots) -> ArtifactList:
+    """检查点、评估和日志. Checkpoints, evaluation and log of a task."""
+    return ArtifactList(task_id=task_id, artifacts=list_artifacts(service.get_task(task_id), roots))
+
+
+@router.get(
+    "/artifacts/{name}",
+    summary="下载任务的文件",
+    response_class=FileResponse,
+    responses={
+        200: {"description": "The file", "content": {"application/octet-stream": {}, "text/plain": {}}},
+        206: {"description": "The part of it that `Range` asks for"},
+        416: {"description": "It has no such part"},
+        **documented(400, 401, 403, 404, 422, 503),
+    },
+)
+async def get_artifact(task_id: TaskIdPath, name: ArtifactName, service: Service, roots: SaveRoots) -> Response:
+    """下载一个文件. One of the files; `log.txt` is the stored log as text."""
+    state = await run_in_threadpool(service.get_task, task_id)
+    if name == LOG:
+        headers = {"Content-Disposition": f'attachment; filename="{LOG}"'}
+        lines = log_text(service.store, task_id)
+        return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers=headers)
+    return OpenFileResponse(await run_in_threadpool(open_artifact, state, name, roots), name)
