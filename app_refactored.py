@@ -24,10 +24,22 @@ from starlette.concurrency import run_in_threadpool
 from api import docs, errors
 from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
 from api.console import LOG_CONFIG
-from api.routers import dashboard, events, history, parsing, resources, results, session, system, training
+from api.routers import (
+    alerts,
+    dashboard,
+    events,
+    history,
+    parsing,
+    resources,
+    results,
+    session,
+    system,
+    training,
+)
 from api.security import RequestGuard
 from api.session import Tokens
 from api.startup import PlainStart
+from services.alerts import AlertService
 from services.devices import list_gpus
 from services.executors.base import Executor
 from services.executors.choice import Executors
@@ -67,7 +79,12 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         app.state.service = service = await run_in_threadpool(build_service, configured, executor)
         app.state.save_roots = PathPolicy(save_roots=configured.save_roots).roots.save
         app.state.history = MetricHistory(service.series, service.ask_for_buckets)
+        app.state.alerts = watching = AlertService(
+            service, service.database, allow_private=configured.alert_private_targets
+        )
+        await run_in_threadpool(watching.start)
         yield
+        await run_in_threadpool(watching.close)
         if not await run_in_threadpool(app.state.service.close):
             logger.error("The store still refused writes: the last log lines of this run are not in it")
 
@@ -98,6 +115,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
             allow_headers=["*"],
         )
     app.add_middleware(PlainStart)
+    app.include_router(alerts.router)
     app.include_router(events.router)  # these come first: their fixed words are no tasks
     app.include_router(history.router)
     app.include_router(results.router)

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
         default=(),
         description="web origins whose pages may use the service, e.g. https://lab.example, separated by ','",
     )
+    alert_private_targets: bool = Field(
+        default=False, description="whether alerts may be sent to private, link-local and loopback addresses"
+    )
     max_body_bytes: int = Field(default=1_048_576, ge=1024, description="largest request body")
     request_timeout_s: float = Field(
         default=30, gt=0, le=3600, description="seconds that the headers and the body of a request may take to arrive"

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 
 from api.session import Tokens
+from services.alerts import AlertService
 from services.history import MetricHistory
 from services.training_service import TrainingService
 from trainer.roots import Folders
@@ -27,6 +28,12 @@ def get_history(request: Request) -> MetricHistory:
     history = request.app.state.history
     assert isinstance(history, MetricHistory)
     return history
+
+
+def get_alerts(request: Request) -> AlertService:
+    alerts = request.app.state.alerts
+    assert isinstance(alerts, AlertService)
+    return alerts
 
 
 def get_tokens(request: Request) -> Tokens:
@@ -51,5 +58,6 @@ TaskIdPath = Annotated[str, Path(max_length=64, pattern=NO_NUL, description="the
 Service = Annotated[TrainingService, Depends(get_service)]
 SaveRoots = Annotated[Folders, Depends(get_save_roots)]
 History = Annotated[MetricHistory, Depends(get_history)]
+Alerts = Annotated[AlertService, Depends(get_alerts)]
 AcceptedTokens = Annotated[Tokens, Depends(get_tokens)]
 MetricNames = Annotated[frozenset[str] | None, Depends(get_metric_names)]

@@ -25,7 +25,7 @@ from services.log_entry import LogEntry, Reading, decode_frame, encode_frame, na
 from services.log_queue import LogQueue
 from services.storage.database import Database
 from services.storage.events import EventStore
-from services.storage.operations import Committed, CreateTask, DeleteTask, Seal
+from services.storage.operations import Apply, Committed, CreateTask, DeleteTask, Seal
 from services.storage.series import SeriesStore
 from services.storage.store import Store
 from services.storage.writer import Writer
@@ -92,6 +92,10 @@ class BaseService:
             database, states=self.tasks.__getitem__, publish=self._publish, announce=self.events.announce
         )
         self._writer.start()
+
+    @property
+    def database(self) -> Database:
+        return self._database
 
     @property
     def storage_degraded(self) -> str | None:
@@ -283,6 +287,17 @@ class BaseService:
         """Have the store prepare long series for the next who reads them. Returns at once."""
         with suppress(StorageUnavailable):  # closing
             self._writer.submit(Seal(task_id, names), wait_for_space=False)
+
+    def apply(self, operation: Apply) -> None:
+        """Have the writer run statements of another part of the service; returns once they are committed.
+
+        Raises:
+            StorageUnavailable: the service is shutting down.
+            TimeoutError: the store has not taken them yet; it still may.
+        """
+        done = self._writer.submit(operation, wait_for_space=False, want_future=True)
+        assert done is not None
+        done.result(WRITE_TIMEOUT_S)
 
     def delete_task(self, task_id: str) -> None:
         """Forget an ended task and its lines. Its files stay.

@@ -46,6 +46,11 @@ class ArtifactNotFound(ServiceError, KeyError):
         )
 
 
+class AlertNotFound(ServiceError, KeyError):
+    status_code = 404
+    code = "alert_not_found"
+
+
 class TaskConflict(ServiceError, ValueError):
     """The request is fine, but not in the state that something is in: a name in use, a task that has ended."""
 

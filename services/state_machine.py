@@ -44,7 +44,8 @@ TRANSITIONS: Final[Mapping[TaskStatus, frozenset[TaskStatus]]] = {
 ACCEPTED, WAITING, STARTED, FINISHED = "accepted", "no_free_device", "device_free", "finished"
 PLAIN: Final = frozenset({ACCEPTED, WAITING, STARTED, FINISHED})
 """Reasons of a life without incidents. They stand in the history; in a status they would say nothing new."""
-USER_STOP, TIMEOUT, INTERRUPTED, RESUMED = "user_stop", "timeout", "interrupted", "resumed"
+USER_STOP, TIMEOUT, ALERT = "user_stop", "timeout", "alert"
+INTERRUPTED, RESUMED = "interrupted", "resumed"
 """What the service itself may have against a task. A trainer's end has reasons of its own, such as `exit_code_3`."""
 
 

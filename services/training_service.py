@@ -200,7 +200,7 @@ class TrainingService(Lifecycle):
             self._writer.flush(WRITE_TIMEOUT_S)
         return self.get_task(task_id)
 
-    def stop_training(self, task_id: str) -> str:
+    def stop_training(self, task_id: str, *, reason: str = USER_STOP, message: str = "Stop requested") -> str:
         """Cancel a waiting task, or ask a running one to stop after its batch; returns what happens now.
 
         Raises:
@@ -212,10 +212,10 @@ class TrainingService(Lifecycle):
             if training is not None and training.status is TaskStatus.STOPPING:
                 raise TaskConflict(f"Task {task_id!r} is stopping already.", code="task_stopping")
             if training is not None and training.status is TaskStatus.RUNNING:
-                self._ask_to_stop(task_id, USER_STOP, "Stop requested")
+                self._ask_to_stop(task_id, reason, message)
                 answer = _STOP_MESSAGES[type(training.request)]
             elif training is not None:
-                self._end(task_id, TaskStatus.CANCELLED, USER_STOP)
+                self._end(task_id, TaskStatus.CANCELLED, reason)
                 self._dispatch()
                 answer = "The task was cancelled before it began."
         if training is None:

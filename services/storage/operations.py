@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from sqlalchemy import Connection
 
 from services.log_entry import LogEntry
 from services.parsing import Memory
@@ -58,9 +60,6 @@ class Seal:
     names: Sequence[str]
 
 
-Operation = LogEntry | CreateTask | DeleteTask | Flush | SetLimits | Reparse | Seal
-
-
 @dataclass(frozen=True, slots=True)
 class Notice:
     """An event that is no line. It comes after the row `after_row` of the log of all tasks."""
@@ -70,6 +69,19 @@ class Notice:
     task_id: str
     kind: str
     data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Run statements of another part of the service in the writer's transaction; returns the notices it has written.
+
+    They may run again: after a failure, and after a commit whose answer was lost.
+    """
+
+    statements: Callable[[Connection], Sequence[Notice]] = field(repr=False)
+
+
+Operation = LogEntry | CreateTask | DeleteTask | Flush | SetLimits | Reparse | Seal | Apply
 
 
 @dataclass(slots=True)

@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0007"
 """Newest migration; a store at this revision is opened without importing Alembic."""
 
 _RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -161,4 +161,74 @@ device_limits = Table(
     metadata,
     Column("device", String(32), primary_key=True),
     Column("limit", Integer, nullable=False),
+)
+
+alert_rules = Table(
+    "alert_rules",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("task_id", String(64), ForeignKey("tasks.task_id", ondelete="CASCADE")),
+    Column("definition", JSON, nullable=False),
+    Column("after_row", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+alert_channels = Table(
+    "alert_channels",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("name", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("secret", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+alert_cursor = Table(
+    "alert_cursor",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("row", BigInteger, nullable=False),
+)
+
+alert_states = Table(
+    "alert_states",
+    metadata,
+    Column("rule_id", _RowId, ForeignKey("alert_rules.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("task_id", String(64), ForeignKey("tasks.task_id", ondelete="CASCADE"), primary_key=True),
+    Column("state", JSON, nullable=False),
+)
+
+alert_firings = Table(
+    "alert_firings",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("rule_id", _RowId, ForeignKey("alert_rules.id", ondelete="CASCADE"), nullable=False),
+    Column("task_id", String(64), ForeignKey("tasks.task_id", ondelete="CASCADE"), nullable=False),
+    Column("rule_name", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("line_id", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("stop_due", Boolean, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Index("ix_alert_firings_task_id", "task_id"),
+    sqlite_autoincrement=True,
+)
+
+alert_deliveries = Table(
+    "alert_deliveries",
+    metadata,
+    Column("id", _RowId, primary_key=True, autoincrement=True),
+    Column("firing_id", _RowId, ForeignKey("alert_firings.id", ondelete="CASCADE"), nullable=False),
+    Column("channel_id", _RowId, ForeignKey("alert_channels.id", ondelete="CASCADE"), nullable=False),
+    Column("webhook_id", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("next_at", Double, nullable=False),
+    Column("error", Text),
+    Index("ix_alert_deliveries_state", "state", "next_at"),
+    sqlite_autoincrement=True,
 )

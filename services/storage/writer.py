@@ -29,6 +29,7 @@ from services.storage.database import Database
 from services.storage.limits import write_limits
 from services.storage.notices import DELETED, RESET, insert_notice
 from services.storage.operations import (
+    Apply,
     Committed,
     CreateTask,
     DeleteTask,
@@ -257,6 +258,7 @@ class Writer:
         lines: defaultdict[str, list[LogEntry]] = defaultdict(list)
         deleted: list[str] = []
         seals: list[Seal] = []
+        applied: list[Apply] = []
         limits: dict[str, int | None] = {}
         for operation in operations:
             match operation:
@@ -270,13 +272,15 @@ class Writer:
                     limits |= changed
                 case Seal():
                     seals.append(operation)
+                case Apply():
+                    applied.append(operation)
                 case _:
                     pass
         committed = [Committed(state, state) for task_id, state in created.items() if task_id not in lines]
         committed += [
             _fold(created.get(task_id) or self._states(task_id), entries) for task_id, entries in lines.items()
         ]
-        if not (created or lines or deleted or limits or seals) or (again and self._is_stored(committed)):
+        if not (created or lines or deleted or limits or seals or applied) or (again and self._is_stored(committed)):
             return committed, []
         entries = [entry_row(entry) for task in committed for entry in task.entries]
         points = {
@@ -284,6 +288,8 @@ class Writer:
         }
         with self._database.writing() as connection:
             notices = [insert_notice(connection, task_id, DELETED, {}) for task_id in _existing(connection, deleted)]
+            for each_applied in applied:
+                notices += each_applied.statements(connection)
             for task_id in deleted:
                 connection.execute(tasks.delete().where(tasks.c.task_id == task_id))
             if limits:

@@ -1,0 +1,112 @@
+"""Sending one firing to one channel. What goes wrong is said without the URL, which may hold a secret."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpcore
+
+from models.alerts import WebhookBody
+from services.alerts.targets import CheckedBackend, TargetRefused, resolve
+
+TIMEOUT_S = 10.0
+FIXED_HOSTS = frozenset({"slack", "discord", "tgram", "dingtalk", "wecombot", "feishu", "lark", "pover"})
+"""Apprise services that speak to a public host of their own."""
+MAIL = frozenset({"mailto", "mailtos"})
+OWN_HOSTS = frozenset({"json", "jsons", "xml", "xmls", "form", "forms", "gotify", "gotifys", "ntfy", "ntfys"})
+"""Those whose URL names the host, and that connect by themselves: only where private targets are allowed."""
+
+
+class SendError(Exception):
+    """It was not delivered. `final`: and never will be."""
+
+    def __init__(self, why: str, *, final: bool = False) -> None:
+        super().__init__(why)
+        self.final = final
+
+
+def check_url(kind: str, url: str, *, allow_private: bool) -> str | None:
+    """Why a URL cannot be a channel; `None` if it can."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "it is no URL"
+    if kind == "webhook":
+        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+            return "a webhook has a URL as https://host/path"
+        return "put no user and password into the URL of a webhook" if parts.username is not None else None
+    allowed = FIXED_HOSTS | MAIL | (OWN_HOSTS if allow_private else frozenset())
+    if parts.scheme not in allowed:
+        return f"of Apprise, these are accepted: {', '.join(sorted(allowed))}"
+    return None
+
+
+def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
+    """Signature of Standard Webhooks (https://www.standardwebhooks.com), with the secret's UTF-8 bytes as the key."""
+    signed = f"{webhook_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(secret.encode(), signed, hashlib.sha256).digest()).decode()
+
+
+def send(channel: Mapping[str, Any], webhook_id: str, body: WebhookBody, *, allow_private: bool) -> None:
+    """Raises: SendError."""
+    if channel["kind"] == "webhook":
+        _send_webhook(channel, webhook_id, body.model_dump_json().encode(), allow_private=allow_private)
+    else:
+        _send_apprise(channel["url"], body, allow_private=allow_private)
+
+
+def _send_webhook(channel: Mapping[str, Any], webhook_id: str, body: bytes, *, allow_private: bool) -> None:
+    now = int(time.time())
+    headers: dict[bytes | str, bytes | str] = {
+        "content-type": "application/json",
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(now),
+    }
+    if channel["secret"]:
+        headers["webhook-signature"] = sign(channel["secret"], webhook_id, now, body)
+    timeouts = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT_S)
+    backend = CheckedBackend(allow_private=allow_private)
+    try:
+        with (
+            httpcore.ConnectionPool(network_backend=backend) as pool,
+            pool.stream(
+                "POST", channel["url"], headers=headers, content=body, extensions={"timeout": timeouts}
+            ) as answer,
+        ):
+            status = answer.status
+    except TargetRefused as error:
+        raise SendError(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - whatever the other end does
+        raise SendError(f"no answer ({type(error).__name__})") from None
+    if not 200 <= status < 300:
+        raise SendError(f"the receiver answered {status}", final=status == 410)
+
+
+def _send_apprise(url: str, body: WebhookBody, *, allow_private: bool) -> None:
+    import apprise
+
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # it would log URLs
+    try:
+        plugin = apprise.Apprise.instantiate(url)
+        if not plugin:
+            raise SendError("Apprise does not take this URL", final=True)
+        if urlsplit(url).scheme in MAIL:
+            resolve(getattr(plugin, "smtp_host", "") or plugin.host, plugin.port or 0, allow_private=allow_private)
+        title = str(body.data.get("rule_name", "alert"))
+        delivered = plugin.notify(body=f"{body.data.get('task_id', '')}: {body.data.get('message', '')}", title=title)
+    except SendError:
+        raise
+    except TargetRefused as error:
+        raise SendError(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - whatever a plugin does
+        raise SendError(f"not sent ({type(error).__name__})") from None
+    if not delivered:
+        raise SendError("the service did not take it")
