@@ -175,7 +175,7 @@ def _find(found: Any, key: int, what: str, of: Callable[[Any], int] = lambda eac
     for each in found:
         if of(each) == key:
             return each
-    raise AlertNotFound(f"There is no {what} {key}. GET /api/v2/alerts/{what}s lists them.", code=f"{what}_not_found")
+    raise AlertNotFound(f"There is no {what} {key}. GET /api/v2/alerts/{what}s lists them.")
 
 
 def _invalid(field: str, why: str) -> InvalidRequest:
