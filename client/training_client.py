@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from client.errors import refusal, unexpected, unreachable
 from client.follow import LogFollower
+from models.alerts import Channel, Firing, FiringList, Rule
 from models.history import ComparisonResponse, MetricsResponse
 from models.schemas import (
     ActionResponse,
@@ -34,6 +35,7 @@ from models.schemas import (
 
 TRAINING = "/api/v2/training"
 RESOURCES = "/api/v2/resources"
+ALERTS = "/api/v2/alerts"
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -179,6 +181,18 @@ class TrainingClient:
         named = None if names is None else ",".join(names)
         parts = given(ids=",".join(task_ids), names=named, **query)
         return self._ask("GET", f"{TRAINING}/compare", ComparisonResponse, params=parts)
+
+    def alerts(self, task_id: str | None = None, **query: Any) -> Sequence[Firing]:
+        """What has fired, newest first, and whether it was delivered."""
+        return self._ask("GET", ALERTS, FiringList, params=given(task_id=task_id, **query)).alerts
+
+    def add_alert_rule(self, **fields: Any) -> Rule:
+        """Watch for something from now on: `name="bad", kind="threshold", condition="val_loss > 2 for 3 epochs"`."""
+        return self._ask("POST", f"{ALERTS}/rules", Rule, json=fields)
+
+    def add_alert_channel(self, **fields: Any) -> Channel:
+        """Where firings are told: `name`, `kind` (webhook or apprise), `url` and, for webhooks, a `secret`."""
+        return self._ask("POST", f"{ALERTS}/channels", Channel, json=fields)
 
     def wait(self, task_id: str) -> TaskResponse:
         """The task once it is over, however it ended."""

@@ -318,6 +318,7 @@ class TaskResponse(BaseModel):
     history: list[StatusTransition] | None = Field(
         default=None, description="every change of status; left out while a task waits, runs and completes as it should"
     )
+    alerts: int | None = Field(default=None, description="how many alerts have fired for the task")
     queue_position: int | None = Field(
         default=None, ge=1, description="while the task waits: its place among those that compete for its device"
     )

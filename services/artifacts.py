@@ -22,7 +22,7 @@ from services.log_entry import clean_text
 from services.requests import from_stored_unchecked
 from services.storage.store import Store
 from services.task_state import TaskState
-from trainer.checkpoint_file import EVALUATION
+from trainer.checkpoint_file import BEST, EVALUATION, checksum_in
 from trainer.roots import Folders, OutsideRoots, refuse_outside
 
 LOG = "log.txt"
@@ -87,15 +87,26 @@ def read_evaluation(state: TaskState, roots: Folders) -> EvaluationResponse:
     try:
         with os.fdopen(open_artifact(state, EVALUATION, roots), "rb") as file:
             content = json.loads(file.read(MAX_EVALUATION_BYTES))
+        if not _is_of_best(content, state, roots):
+            raise ArtifactNotFound(EVALUATION)
         return EvaluationResponse.model_validate(_clean(content))
     except PathForbidden:
         raise
-    except (ArtifactNotFound, ValueError, OSError) as error:
+    except (ArtifactNotFound, ValueError, OSError, AttributeError) as error:
         detail = (
             f"Task {state.task_id!r} has no evaluation: the built-in trainer keeps one after each epoch that is better "
             "than all before. Commands and imports have none."
         )
         raise ArtifactNotFound(EVALUATION, detail, code="no_evaluation") from error
+
+
+def _is_of_best(content: Any, state: TaskState, roots: Folders) -> bool:
+    """Whether an evaluation is of the checkpoint that is there, if any is: a crash can come between the two files."""
+    try:
+        with os.fdopen(open_artifact(state, BEST, roots), "rb") as file:
+            return bool(content.get("checkpoint") in (None, checksum_in(file)))
+    except ArtifactNotFound:
+        return True
 
 
 def log_text(store: Store, task_id: str) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -25,7 +26,8 @@ from services.log_entry import LogEntry, Reading, decode_frame, encode_frame, na
 from services.log_queue import LogQueue
 from services.storage.database import Database
 from services.storage.events import EventStore
-from services.storage.operations import Apply, Committed, CreateTask, DeleteTask, Seal
+from services.storage.notices import ALERT, DELETED
+from services.storage.operations import Apply, Committed, CreateTask, DeleteTask, Notice, Seal
 from services.storage.series import SeriesStore
 from services.storage.store import Store
 from services.storage.writer import Writer
@@ -77,6 +79,7 @@ class BaseService:
         log_history: all lines of any task, live or ended.
         events: what happens to all tasks, in one order.
         series: the points of their metrics.
+        alert_counts: how often alerts have fired for each task.
     """
 
     def __init__(self, database: Database) -> None:
@@ -88,9 +91,8 @@ class BaseService:
         self._lock = threading.RLock()
         self.events = EventLog(EventStore(database))
         self.series = SeriesStore(database)
-        self._writer = Writer(
-            database, states=self.tasks.__getitem__, publish=self._publish, announce=self.events.announce
-        )
+        self.alert_counts = Counter(EventStore(database).count_alerts())
+        self._writer = Writer(database, states=self.tasks.__getitem__, publish=self._publish, announce=self._announce)
         self._writer.start()
 
     @property
@@ -354,6 +356,13 @@ class BaseService:
                     self.tasks[task_id] = task.state
                 queue.publish(task.frames, ended=ended)
             self.events.publish(task)
+
+    def _announce(self, notice: Notice) -> None:
+        if notice.kind == ALERT:
+            self.alert_counts[notice.task_id] += 1
+        elif notice.kind == DELETED:
+            self.alert_counts.pop(notice.task_id, None)
+        self.events.announce(notice)
 
     def _rewrite(self, state: TaskState, frames: Sequence[bytes]) -> None:
         """Show another reading of a task's lines; of one that has ended, the store alone knows."""

@@ -181,6 +181,8 @@ class EventLog:
                 ]
                 if frames:
                     yield b"".join(frames)
+                elif events:  # an id alone is no event, but moves the viewer on (WHATWG HTML, 9.2.6)
+                    yield b"id: %s\r\n\r\n" % str(cursor).encode()
         finally:
             with self._lock:
                 self._followers -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import stat
 import subprocess
@@ -43,6 +44,7 @@ def routes_of_the_code() -> dict[str, str]:
     return {
         f"{method} {route.path}": str(route.summary)
         for module in iter_modules(api.routers.__path__)
+        if module.name != "dashboard"  # a page for people
         for route in import_module(f"api.routers.{module.name}").router.routes
         if isinstance(route, APIRoute)
         for method in route.methods or ()
@@ -71,7 +73,10 @@ def test_every_listed_route_answers(server: RunningServer) -> None:
         for group in http.get("/").json()["endpoints"].values():
             for route in group.values():
                 method, _, path = route.partition(" ")
-                answer = http.request(method, path.replace("{task_id}", "nobody"))
+                path = re.sub(r"\{\w+_id\}", "nobody", path).replace("{name}", "none")
+                if path.endswith("/events"):
+                    path += "?types=none"  # it would never end
+                answer = http.request(method, path)
                 assert answer.status_code < 500
                 assert answer.json().get("code") not in {"not_found", "method_not_allowed"}, route
 

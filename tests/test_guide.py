@@ -352,7 +352,7 @@ def test_shown_trainer_lines_give_the_status_that_is_shown(workplace: Workplace)
 @pytest.mark.parametrize("path", [README, GUIDE], ids=lambda path: path.name)
 def test_python_examples_run(path: Path, workplace: Workplace, subtests: pytest.Subtests) -> None:
     for block, *shown in sections(path):
-        if block.language == "python" and "trainer.checkpoint" not in block.code:
+        if block.language == "python" and not any(part in block.code for part in ("trainer.checkpoint", "webhook-")):
             with subtests.test(str(block)):
                 printed = workplace.run(sys.executable, "-c", workplace.fill_in(block))
                 assert printed
@@ -414,7 +414,7 @@ def test_javascript_examples_run(path: Path, workplace: Workplace, page: Page, s
 @pytest.fixture
 def watch_page(workplace: Workplace, web: str) -> str:
     """URL of the guide's complete page, without the task."""
-    (example,) = blocks_of(GUIDE, "html")
+    (example,) = (block for block in blocks_of(GUIDE, "html") if "<training-charts" not in block.code)
     assert "3000" in example.code
     impatient = workplace.fill_in(example).replace("3000", "30")
     (workplace.folder / "pages" / "watch.html").write_text(impatient)

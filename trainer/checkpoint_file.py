@@ -53,6 +53,13 @@ def find_damage(path: Path) -> str | None:
         return damage_in(file)
 
 
+def checksum_in(file: BinaryIO) -> str | None:
+    """What a checkpoint says that its content comes to; `None` where it says nothing. Reads only its end."""
+    file.seek(-min(_COMMENT_SIZE, file.seek(0, os.SEEK_END)), os.SEEK_END)
+    comment = file.read()
+    return comment.decode("ascii", "replace") if comment.startswith(_LABEL) else None
+
+
 def damage_in(file: BinaryIO) -> str | None:
     """As `find_damage`; the file is left at its beginning."""
     try:

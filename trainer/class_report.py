@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from trainer.evaluation import Evaluation
 
 
-def report(evaluation: Evaluation, epoch: int, classes: Sequence[str]) -> bytes:
-    """JSON: the epoch, its metrics, the confusion matrix (rows are true classes), and the scores of each class."""
+def report(evaluation: Evaluation, epoch: int, classes: Sequence[str], *, checkpoint: str | None = None) -> bytes:
+    """JSON: the epoch, its metrics, the confusion matrix (rows are true classes), and the scores of each class.
+
+    `checkpoint` is the checksum of the network that was evaluated: a crash can come between the two files.
+    """
     content = {
         "epoch": epoch,
+        "checkpoint": checkpoint,
         "metrics": evaluation.as_metrics(),
         "classes": list(classes),
         "confusion_matrix": evaluation.confusion,

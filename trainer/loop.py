@@ -23,7 +23,7 @@ from torch.nn import functional
 from models.schemas import TrainingRequest
 from trainer import lines
 from trainer.checkpoint import save_checkpoint
-from trainer.checkpoint_file import BEST, EVALUATION, LAST, prepare_folder, write_plain_file
+from trainer.checkpoint_file import BEST, EVALUATION, LAST, checksum_in, prepare_folder, write_plain_file
 from trainer.class_report import report
 from trainer.data import augmented, batches, central, epoch_order, group
 from trainer.errors import TrainingFailed, TrainingStopped
@@ -31,7 +31,7 @@ from trainer.evaluation import Evaluation, evaluate
 from trainer.memory import memory_returned
 from trainer.optimizer import learning_rate_at, set_learning_rate
 from trainer.resume import damage_of_best, progress, read_last
-from trainer.roots import ANYWHERE, Roots
+from trainer.roots import ANYWHERE, Roots, open_file
 from trainer.run import Run, prepare
 
 STEP_LINE_SECONDS = 3.0
@@ -58,10 +58,10 @@ def train(
 ) -> TrainingResult:
     """Train what `request` asks for, on `device` (`cpu` or `cuda:N`; `request.device` is not read).
 
-    Progress is what `logger` gets, in the words of `trainer.lines`. `output_dir` receives `evaluation.json` and
-    `best.pt` after every epoch that is better than all before, then `last.pt` after every epoch, once the logger's
-    handlers have flushed what was said of it. `should_stop` is asked at every image and batch. The same request on
-    the same CPU and number of threads gives the same weights, bit for bit, as long as nothing else in the
+    Progress is what `logger` gets, in the words of `trainer.lines`. `output_dir` receives `best.pt` and
+    `evaluation.json` after every epoch that is better than all before, then `last.pt` after every epoch, once the
+    logger's handlers have flushed what was said of it. `should_stop` is asked at every image and batch. The same
+    request on the same CPU and number of threads gives the same weights, bit for bit, as long as nothing else in the
     process draws from torch's global generator meanwhile: dropout knows no other. That generator is left as
     it was found. `resume` goes on after the epoch of `last.pt`, as if nothing had come between, and begins
     at epoch 1 where there is none. What is opened or written must lie in `roots`. Nothing of the training
@@ -126,9 +126,7 @@ def _train(
             "best_acc": best_accuracy,
             "learning_rate": rate,
         }
-        if improved:
-            write_plain_file(output_dir / EVALUATION, report(evaluation, epoch, run.training.classes), run.save_roots)
-        _save(run, epoch, metrics, improved=improved)
+        _save(run, epoch, metrics, evaluation if improved else None)
         logger.info(lines.epoch_finished(epoch, request.num_epochs, time.perf_counter() - started))
 
     logger.info(lines.training_complete(best_accuracy))
@@ -215,8 +213,11 @@ def _validate(run: Run, epoch: int) -> Evaluation:
     return evaluation
 
 
-def _save(run: Run, epoch: int, metrics: dict[str, float], *, improved: bool) -> None:
-    """`best.pt` first: should it end between the two, the epoch is trained again, and is the best again."""
+def _save(run: Run, epoch: int, metrics: dict[str, float], best: Evaluation | None) -> None:
+    """`best.pt` first: should it end between the two, the epoch is trained again, and is the best again.
+
+    `best` is the evaluation of an epoch that is better than all before.
+    """
 
     def save(name: str, more: dict[str, Any] | None = None) -> None:
         save_checkpoint(
@@ -230,8 +231,11 @@ def _save(run: Run, epoch: int, metrics: dict[str, float], *, improved: bool) ->
             save_roots=run.save_roots,
         )
 
-    if improved:
+    if best is not None:
         save(BEST)
+        with open_file(run.output_dir / BEST, run.save_roots) as file:
+            content = report(best, epoch, run.training.classes, checkpoint=checksum_in(file))
+        write_plain_file(run.output_dir / EVALUATION, content, run.save_roots)
         run.logger.info(lines.best_saved(metrics["best_acc"]))
     for handler in run.logger.handlers:  # a training that goes on does not repeat what last.pt holds
         with suppress(OSError, ValueError):  # as logging.shutdown: nobody listens any more

@@ -61,6 +61,7 @@ STATUS_DESCRIPTION = """\
 | `attempt` | which run of the task this is, from the second on |
 | `history` | every change of status with its reason, time and attempt; left out while it waits, \
 runs and completes as it should; `?history=true` gives it always |
+| `alerts` | 触发的告警数, how many alerts have fired for the task |
 | `queue_position` | 排队位置, 1 = 下一个; place among those that wait for the device, only while it waits |
 
 `latest_metrics` (每个字段都是可选的, each is optional; the built-in trainer's accuracies are percent, other logs keep
@@ -131,6 +132,9 @@ def answer(
     ]
     waiting = [each for each in answers if each.status in (TaskStatus.PENDING, TaskStatus.QUEUED)]
     places = service.queue_positions() if waiting else {}
+    for each in answers:
+        if fired := service.alert_counts.get(each.task_id):
+            each.alerts = fired
     for each in waiting:
         if each.task_id in places:  # else it has just begun, or is being accepted
             each.queue_position = places[each.task_id]

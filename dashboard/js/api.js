@@ -70,7 +70,7 @@ export class Api {
   }
 
   signIn(token) {
-    return fetch(`${this.base}/api/v1/session`, { method: "POST", headers: { Authorization: `Bearer ${token}` } }).then(
+    return fetch(`${this.base}/api/v1/session`, { method: "POST", credentials: "include", headers: { Authorization: `Bearer ${token}` } }).then(
       async (answer) => {
         if (!answer.ok) throw new ServiceError(answer.status, await answer.json().catch(() => null));
       },

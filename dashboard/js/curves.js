@@ -39,10 +39,9 @@ export class Curves {
   }
 
   /** Reads what is new, or everything where the log was read anew or the axis is another. */
-  async read({ again = false } = {}) {
-    if (this.reading) await this.reading.catch(() => {});
-    this.reading = this.readNow(again);
-    await this.reading;
+  read({ again = false } = {}) {
+    this.reading = (this.reading ?? Promise.resolve()).catch(() => {}).then(() => this.readNow(again));
+    return this.reading;
   }
 
   async readNow(again) {

@@ -5,6 +5,7 @@ import { Api } from "./api.js";
 import { h } from "./dom.js";
 import { language, setLanguage, t } from "./i18n.js";
 import { State } from "./state.js";
+import { alertsView } from "./views/alerts.js";
 import { signInForm } from "./views/sign-in.js";
 import { compareView } from "./views/compare.js";
 import { devicesView } from "./views/devices.js";
@@ -13,8 +14,8 @@ import { taskView } from "./views/task.js";
 import { tasksView } from "./views/tasks.js";
 
 const THEME = "training-theme";
-const VIEWS = { "": tasksView, task: taskView, compare: compareView, start: startView, devices: devicesView };
-const LINKS = [["", "tasks"], ["compare", "compare"], ["start", "start"], ["devices", "devices"]];
+const VIEWS = { "": tasksView, task: taskView, compare: compareView, start: startView, devices: devicesView, alerts: alertsView };
+const LINKS = [["", "tasks"], ["compare", "compare"], ["start", "start"], ["alerts", "alerts"], ["devices", "devices"]];
 
 const api = new Api();
 const state = new State(api);
@@ -64,7 +65,13 @@ function switchTheme() {
 function route() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [view = "", ...rest] = path.split("/");
-  return [view, { id: decodeURIComponent(rest.join("/")), query: new URLSearchParams(query) }];
+  let id = rest.join("/");
+  try {
+    id = decodeURIComponent(id);
+  } catch {
+    // somebody has typed it
+  }
+  return [view, { id, query: new URLSearchParams(query) }];
 }
 
 function show() {
@@ -73,6 +80,10 @@ function show() {
   frame();
   const [view, parameters] = route();
   place.replaceChildren();
+  if (isSigningIn) {
+    place.append(signIn());
+    return;
+  }
   const context = { api, state, note, theme: theme(), signal: life.signal, go: (hash) => (location.hash = hash) };
   (VIEWS[view] ?? tasksView)(place, context, parameters);
 }
@@ -80,14 +91,15 @@ function show() {
 api.onSignInNeeded = () => {
   if (isSigningIn) return;
   isSigningIn = true;
-  life.abort();
-  place.replaceChildren(
-    signInForm(api, async () => {
-      isSigningIn = false;
-      await begin();
-    }),
-  );
+  show();
 };
+
+function signIn() {
+  return signInForm(api, async () => {
+    isSigningIn = false;
+    await begin();
+  });
+}
 
 async function begin() {
   try {
@@ -103,6 +115,9 @@ async function begin() {
 setLanguage(language());
 document.documentElement.dataset.theme = theme();
 state.addEventListener("connection", frame);
+state.on("event", ({ type, data }) => {
+  if (type === "alert") note(t("alertFired", { rule: data.rule_name, message: data.message }), "bad");
+});
 addEventListener("hashchange", () => {
   if (isSigningIn) return;
   show();

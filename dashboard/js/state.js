@@ -38,7 +38,7 @@ export class State extends EventTarget {
 
   take(type, data) {
     if (!data.task_id) {
-      this.start();
+      this.start().catch(() => {}); // an event will come again
       return;
     }
     if (data.deleted) {
@@ -62,7 +62,12 @@ export class State extends EventTarget {
           this.tasks.set(id, task);
           this.tell("task", task);
         } catch (error) {
-          if (error.status === 404) this.tasks.delete(id);
+          if (error.status === 404) {
+            this.tasks.delete(id);
+          } else {
+            this.changed.add(id); // the service is away: once more, when it may be back
+            setTimeout(this.refresh, 3000);
+          }
         }
       }),
     );

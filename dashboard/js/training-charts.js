@@ -9,10 +9,21 @@ import { Curves } from "./curves.js";
 import { Follower } from "./events.js";
 import { texts } from "./texts.js";
 
+/** A page that has styles of its own gets those of the charts, once. */
+function addStyles() {
+  const charts = new URL("../charts.css", import.meta.url).href;
+  if ([...document.styleSheets].some((sheet) => sheet.href === charts)) return;
+  const link = document.createElement("link");
+  Object.assign(link, { rel: "stylesheet", href: charts });
+  if (new URL(charts).origin !== location.origin) link.crossOrigin = "anonymous";
+  document.head.append(link);
+}
+
 class TrainingCharts extends HTMLElement {
   static observedAttributes = ["service", "task", "metrics", "x", "theme", "lang"];
 
   connectedCallback() {
+    addStyles();
     this.begin();
   }
 
@@ -51,9 +62,10 @@ class TrainingCharts extends HTMLElement {
       const { event_id: after } = await api.ask("GET", "/api/v2/training?limit=1");
       await curves.read();
       if (this.curves !== curves) return;
-      this.follower = new Follower(api, { after, ids: [taskId], onEvent: () => curves.update() });
+      const onEvent = (type) => type !== "log" && curves.update();
+      this.follower = new Follower(api, { after, ids: [taskId], onEvent });
     } catch (error) {
-      this.replaceChildren(error.message);
+      if (this.curves === curves) this.replaceChildren(error.message);
     }
   }
 

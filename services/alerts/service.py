@@ -69,9 +69,7 @@ class AlertService:
             request = RuleRequest.model_validate({**stored, **changes})
         except ValidationError as error:
             problems = [
-                FieldProblem(
-                    field=".".join(map(str, each["loc"])) or "kind", code="invalid_request", message=each["msg"]
-                )
+                FieldProblem(field=".".join(map(str, each["loc"])) or "kind", code="invalid_rule", message=each["msg"])
                 for each in error.errors()
             ]
             raise InvalidRequest.from_problems(problems) from None
@@ -95,7 +93,7 @@ class AlertService:
     def add_channel(self, request: ChannelRequest) -> Channel:
         """Raises: InvalidRequest: the URL cannot be used."""
         if why := check_url(request.kind, request.url, allow_private=self._allow_private):
-            raise _invalid("url", why)
+            raise InvalidRequest.from_problems([FieldProblem(field="url", code="invalid_target", message=why)])
         row = {**request.model_dump(), "created_at": datetime.now(UTC)}
 
         def write(connection: Connection) -> int:
@@ -138,10 +136,12 @@ class AlertService:
             try:
                 compile_pattern(request.pattern)
             except ValueError as error:
-                raise _invalid("pattern", str(error)) from None
+                problem = FieldProblem(field="pattern", code="invalid_pattern", message=str(error))
+                raise InvalidRequest.from_problems([problem]) from None
         missing = set(request.channels) - {channel.id for channel in self.channels()}
         if missing:
-            raise _invalid("channels", f"there is no channel {min(missing)}; GET /api/v2/alerts/channels lists them")
+            why = f"there is no channel {min(missing)}; GET /api/v2/alerts/channels lists them"
+            raise InvalidRequest.from_problems([FieldProblem(field="channels", code="invalid_rule", message=why)])
 
     def _write(self, statements: Callable[[Connection], Result]) -> Result:
         results: list[Result] = []
@@ -176,7 +176,3 @@ def _find(found: Any, key: int, what: str, of: Callable[[Any], int] = lambda eac
         if of(each) == key:
             return each
     raise AlertNotFound(f"There is no {what} {key}. GET /api/v2/alerts/{what}s lists them.")
-
-
-def _invalid(field: str, why: str) -> InvalidRequest:
-    return InvalidRequest.from_problems([FieldProblem(field=field, code="invalid_request", message=why)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.history.axis import Axis, Place, places
 from services.history.downsample import pick
@@ -68,6 +68,7 @@ class MetricHistory:
             StorageUnavailable: the store cannot be read.
         """
         found = []
+        window = replace(window, before=min(window.before, state.last_seq + 1))  # what is newer has a newer cursor
         superseded = self.superseded(state, window)
         units = units_for(state)
         for name in names_of(state, names):
@@ -85,11 +86,18 @@ class MetricHistory:
         return (point for point in self._store.every_point(state.task_id, name) if not superseded.covers(point))
 
     def extremes(self, state: TaskState, name: str, superseded: Superseded) -> list[Point]:
-        """A few points of a whole series, oldest first; its first, its lowest, its highest and its last are among them.
+        """A few points of a whole series, oldest first; its lowest, its highest and its last are among them.
 
         Of equal extremes the first one counts.
         """
-        return self._read(state.task_id, name, Window(max_points=LAST_LINE), superseded)[1]
+        candidates = self._candidates(state.task_id, name, Window(before=state.last_seq + 1), superseded)[1]
+        finite = [(value, line) for line, value in candidates.items() if value is not None]
+        if not candidates:
+            return []
+        lines = {max(candidates)}
+        if finite:
+            lines |= {min(finite)[1], max(finite, key=lambda each: (each[0], -each[1]))[1]}
+        return self._store.points_at(state.task_id, name, sorted(lines))
 
     def _read(self, task_id: str, name: str, window: Window, superseded: Superseded) -> tuple[int, list[Point]]:
         buckets = self._store.buckets(task_id, name, window.after, window.before)
@@ -99,6 +107,21 @@ class MetricHistory:
                 self._ask_for_buckets(task_id, [name])
             points = [point for point in points if not superseded.covers(point)]
             return len(points), [points[index] for index in pick([point.value for point in points], window.max_points)]
+        total, candidates = self._candidates(task_id, name, window, superseded, buckets)
+        lines = sorted(candidates)
+        picked = pick([candidates[line] for line in lines], window.max_points)
+        return total, self._store.points_at(task_id, name, [lines[index] for index in picked])
+
+    def _candidates(
+        self, task_id: str, name: str, window: Window, superseded: Superseded, buckets: Sequence[Bucket] | None = None
+    ) -> tuple[int, dict[int, float | None]]:
+        """How many points there are, and those that a chart must not lose: line and value. All that have no bucket."""
+        if buckets is None:
+            buckets = self._store.buckets(task_id, name, window.after, window.before)
+        if not buckets:
+            points = self._store.points(task_id, name, window.after, window.before)
+            points = [point for point in points if not superseded.covers(point)]
+            return len(points), {point.seq: point.value for point in points}
         total = 0
         candidates: dict[int, float | None] = {}
         raw = self._store.points(task_id, name, window.after, buckets[0].first_seq)
@@ -114,9 +137,7 @@ class MetricHistory:
         raw = [point for point in raw if not superseded.covers(point)]
         ends = self._store.points_at(task_id, name, [buckets[0].first_seq, buckets[-1].last_seq])
         candidates |= {point.seq: point.value for point in (*raw, *ends) if not superseded.covers(point)}
-        lines = sorted(candidates)
-        picked = pick([candidates[line] for line in lines], window.max_points)
-        return total + len(raw), self._store.points_at(task_id, name, [lines[index] for index in picked])
+        return total + len(raw), candidates
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from services.storage.notices import insert_notice, last_row
+from services.storage.notices import ALERT, insert_notice, last_row
 from services.storage.operations import Notice
 from services.storage.store import Reader
 from services.storage.tables import (
@@ -24,8 +24,6 @@ from services.storage.tables import (
     log_entries,
     tasks,
 )
-
-ALERT = "alert"
 
 
 @dataclass(slots=True)

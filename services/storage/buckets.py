@@ -86,7 +86,7 @@ def _summary(run: Sequence[_Point]) -> dict[str, Any]:
         "last_seq": run[-1].seq,
         "points": len(run),
         "attempt": run[0].attempt,
-        "epoch_min": min(epochs, default=None),
+        "epoch_min": min(epochs) if len(epochs) == len(run) else None,
         "epoch_max": max(epochs, default=None),
         "min_value": low[0],
         "min_seq": low[1],

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from sqlalchemy import func, select
 
 from services.log_entry import LogEntry
-from services.storage.notices import last_row
+from services.storage.notices import ALERT, DELETED, last_row
 from services.storage.operations import Notice
 from services.storage.rows import entry_from_row
 from services.storage.store import Reader
@@ -21,6 +21,18 @@ class EventStore(Reader):
         """The last line and the last notice that there ever were."""
         with self._reading() as connection:
             return last_row(connection), connection.scalar(select(func.max(notices.c.id))) or 0
+
+    def count_alerts(self) -> dict[str, int]:
+        """How often alerts have fired for each task, since there was none of its id."""
+        query = select(notices.c.task_id, notices.c.kind).where(notices.c.kind.in_((ALERT, DELETED)))
+        counts: dict[str, int] = {}
+        with self._reading() as connection:
+            for task_id, kind in connection.execute(query.order_by(notices.c.id)):
+                if kind == ALERT:
+                    counts[task_id] = counts.get(task_id, 0) + 1
+                else:
+                    counts.pop(task_id, None)
+        return counts
 
     def read_lines(self, after: int, until: int, task_ids: Collection[str], limit: int) -> list[tuple[int, LogEntry]]:
         """Lines, of these tasks or of all, with rows above `after` and up to `until`, each with its row."""

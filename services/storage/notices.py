@@ -15,6 +15,8 @@ RESET: Final = "reset"
 """The lines of the task were read again: what was known of its metrics is void."""
 DELETED: Final = "deleted"
 """The task and its lines are gone."""
+ALERT: Final = "alert"
+"""A rule has fired."""
 
 
 def last_row(connection: Connection) -> int:

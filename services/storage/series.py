@@ -28,7 +28,8 @@ class Point(NamedTuple):
 class Bucket(NamedTuple):
     """A run of points of one attempt, from line `first_seq` to line `last_seq`, and which of them are extreme.
 
-    A `None` among the lines says that there is no such point: all are finite, or none is.
+    A `None` among the lines says that there is no such point: all are finite, or none is. Without `epoch_min` some of
+    them have no epoch.
     """
 
     first_seq: int

@@ -9,11 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from tests.api.conftest import Start
 from tests.api.viewer import Event
 from tests.running_server import RunningServer
 from trainer.class_report import report
+from trainer.evaluation import evaluate
 
 TRAINING = "/api/v2/training"
 
@@ -56,10 +58,6 @@ class TestRequest:
 
 class TestEvaluation:
     def test_it_is_that_of_the_best_epoch(self, http: httpx.Client, ended: tuple[str, Path]) -> None:
-        import torch
-
-        from trainer.evaluation import evaluate
-
         task_id, folder = ended
         evaluation = evaluate(torch.eye(2), torch.tensor([0, 0]))
         (folder / "evaluation.json").write_bytes(report(evaluation, 3, ["<img>", "\udcff"]))
@@ -74,6 +72,17 @@ class TestEvaluation:
             "f1": 0.0,
             "ap": None,
         }
+
+    def test_one_of_another_network_than_the_best_checkpoint_is_none(
+        self, http: httpx.Client, ended: tuple[str, Path]
+    ) -> None:
+        """The trainer was killed between the two files."""
+        task_id, folder = ended
+        evaluation = evaluate(torch.eye(2), torch.tensor([0, 1]))
+        (folder / "best.pt").write_bytes(b"PK...sha256:" + b"0" * 64)
+        for checksum, status in (("sha256:" + "0" * 64, 200), ("sha256:" + "1" * 64, 404)):
+            (folder / "evaluation.json").write_bytes(report(evaluation, 1, ["a", "b"], checkpoint=checksum))
+            assert http.get(f"{TRAINING}/{task_id}/evaluation").status_code == status
 
     @pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b'{"epoch": 1}', b"\xff"])
     def test_without_one_it_says_so(self, http: httpx.Client, ended: tuple[str, Path], content: bytes | None) -> None:

@@ -17,7 +17,7 @@ from tests.scripted_executor import ScriptedExecutor
 expect.set_options(timeout=15_000)
 SCREENSHOTS = Path(__file__).parents[2] / "doc" / "dashboard"
 
-EXPECTED = re.compile(r"ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED_ENCODING|status of (401|422)")
+EXPECTED = re.compile(r"ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED_ENCODING|status of (401|422)|favicon\.ico")
 """A browser reports a service that is away, and each refusal, whatever the page makes of them."""
 
 Open = Callable[..., Page]
@@ -44,7 +44,7 @@ def open_page(browser: Browser, server: RunningServer) -> Iterator[Open]:
     contexts = []
 
     def note(message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"} and not EXPECTED.search(message.text):
+        if message.type in {"error", "warning"} and not EXPECTED.search(f"{message.text} {message.location}"):
             errors.append(f"{message.text} ({message.location})")
 
     def open_one(where: str = "", *, url: str = "", **options: Any) -> Page:

@@ -21,6 +21,7 @@ from services.executors.base import Run
 from settings import Settings
 from tests.api.dictation import Dictation
 from tests.dashboard.conftest import SCREENSHOTS, Open
+from tests.documents import blocks_of
 from tests.running_server import RunningServer
 from tests.scripted_executor import Script, ScriptedExecutor
 from trainer.class_report import report
@@ -250,7 +251,41 @@ def test_limits_are_changed_on_the_page(open_page: Open, server: RunningServer) 
     page.wait_for_function("fetch('/api/v2/resources').then(a => a.json()).then(r => r.devices[0].limit === 3)")
 
 
-VIEWS = ("#/", "#/task/{task_id}", "#/compare?ids={task_id},{other}", "#/start", "#/devices")
+def test_an_alert_is_seen_as_it_fires(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    page = open_page("#/alerts")
+    form = page.locator("#rule-form")
+    form.get_by_label("Name").fill("too high")
+    form.get_by_label("Condition").fill("val_loss > 2")
+    form.get_by_text("Add").click()
+    expect(page.locator("#rules")).to_contain_text("val_loss > 2")
+    task_id = start(http, body)
+    dictation.say(*epoch(1))
+    expect(page.locator("#fired")).to_contain_text("too high")
+    expect(page.locator("#notes")).to_contain_text("val_loss is 2.2")
+    assert http.get(f"{TRAINING}/{task_id}").json()["alerts"] == 1
+
+
+def test_a_page_of_ones_own_shows_the_curves_of_a_task(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any], server: RunningServer
+) -> None:
+    """The page of the guide, on the service's own origin."""
+    guide = Path(__file__).parents[2] / "doc" / "TRAINING_METRICS_GUIDE.en.md"
+    (example,) = (block.code for block in blocks_of(guide, "html") if "<training-charts" in block.code)
+    task_id = start(http, body)
+    dictation.say(*epoch(1), *epoch(2))
+    own = example.replace("TASK", task_id).replace("http://localhost:8000", server.url)
+    page = open_page("icon.svg")
+    page.route("**/own.html", lambda route: route.fulfill(body=own, content_type="text/html"))
+    page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
+    page.goto(f"{server.url}/own.html")
+    wait_for_points(page, "loss", 2)
+    dictation.say(*epoch(3))
+    wait_for_points(page, "loss", 3)
+
+
+VIEWS = ("#/", "#/alerts", "#/task/{task_id}", "#/compare?ids={task_id},{other}", "#/start", "#/devices")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -310,6 +345,7 @@ def test_a_real_training_is_seen_in_every_view(open_page: Open, real: RunningSer
         ("task", "#/task/second", "loss", "light"),
         ("compare", "#/compare?ids=first,second", "val_loss", "dark"),
         ("start", "#/start?from=second", "", "light"),
+        ("alerts", "#/alerts", "", "light"),
         ("devices", "#/devices", "", "dark"),
     ):
         page = open_page(where, url=real.url, color_scheme=scheme)

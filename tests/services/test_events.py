@@ -51,7 +51,7 @@ async def read(
                     await asyncio.to_thread(action)
                     break
                 done, _ = await asyncio.wait({chunk}, timeout=0.05)
-            found += parse(chunk.result())
+            found += [event for event in parse(chunk.result()) if event.data]
     return found
 
 
@@ -128,6 +128,18 @@ def test_chosen_tasks_and_types_only(two: BaseService) -> None:
     say(two, "b", "three")
     assert told(asyncio.run(read(two, start, 2, ["b"]))) == [("metric", "two"), ("log", "three")]
     assert told(asyncio.run(read(two, start, 2, (), ["metric"]))) == [("metric", "one"), ("metric", "two")]
+
+
+def test_what_is_not_wanted_still_moves_the_viewer_on(two: BaseService) -> None:
+    start = two.events.end
+    say(two, "a", "one")
+
+    async def first() -> bytes:
+        stream = cast("AsyncGenerator[bytes, None]", two.events.follow(start, (), ["alert"]))
+        async with asyncio.timeout(TIMEOUT_S), aclosing(stream):
+            return await anext(stream)
+
+    assert asyncio.run(first()) == f"id: {two.events.end}\r\n\r\n".encode()
 
 
 def test_a_cursor_from_elsewhere_is_told_that_it_is_void(two: BaseService) -> None:

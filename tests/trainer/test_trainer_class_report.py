@@ -10,7 +10,7 @@ import torch
 
 from tests.trainer.helpers import request_for, write_digits
 from tests.trainer.test_trainer_loop import trained
-from trainer.checkpoint_file import EVALUATION
+from trainer.checkpoint_file import EVALUATION, checksum_in
 from trainer.class_report import report
 from trainer.evaluation import evaluate
 
@@ -30,6 +30,8 @@ def test_it_is_of_the_epoch_of_the_best_checkpoint(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "run" / EVALUATION).read_text())
     best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
     assert content["epoch"] == best["epoch"]
+    with (tmp_path / "run" / "best.pt").open("rb") as file:
+        assert content["checkpoint"] == checksum_in(file)
     assert content["metrics"]["val_acc"] == pytest.approx(result.best_acc)
     right = sum(row[index] for index, row in enumerate(content["confusion_matrix"]))
     images = sum(map(sum, content["confusion_matrix"]))

@@ -89,7 +89,7 @@ export async function taskView(place, context, { id }) {
       const hasEnded = !isFinal(task) && isFinal(changed);
       task = changed;
       show();
-      if (hasEnded) showRest();
+      if (hasEnded) showRest().catch(() => {});
     },
     signal,
   );
@@ -97,11 +97,11 @@ export async function taskView(place, context, { id }) {
     "event",
     ({ type, data }) => {
       if (data.task_id !== id) return;
-      if (type === "reset") curves.read({ again: true });
+      if (type === "reset") curves.read({ again: true }).catch(() => {});
       if (type !== "log") curves.update();
       if (data.message !== undefined) log.add(data);
       if (data.deleted) context.go("#/");
-      if (data.message?.startsWith("New best model saved")) showRest();
+      if (data.message?.startsWith("New best model saved")) showRest().catch(() => {});
     },
     signal,
   );
