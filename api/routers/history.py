@@ -65,7 +65,7 @@ def compare_training(
             "x": x,
             "tasks": [_task(state) for state in states],
             "series": [{"task_id": task_id, **_columns(each)} for task_id, each in series],
-            "table": [_row(row) for row in comparison.table(states, wanted)],
+            "table": [_row(row) for row in comparison.table(states, series)],
             "differences": [
                 {"field": field, "values": values} for field, values in comparison.differences(states).items()
             ],

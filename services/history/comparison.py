@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from models.schemas import CommandRequest, ImportRequest, TrainingRequest
 from services.history.axis import Axis, began_at
 from services.history.goals import Goal, goal_of
-from services.history.series import MetricHistory, Series, Superseded, Window, names_of, units_for
+from services.history.series import MetricHistory, Series, Window
 from services.requests import from_stored_unchecked
 from services.storage.series import Point
 from services.task_state import TaskState
@@ -42,7 +42,7 @@ class Row:
     metric: str
     unit: Unit | None
     goal: Goal | None
-    standings: Mapping[str, Standing]
+    standings: dict[str, Standing]
 
 
 class Comparison:
@@ -62,21 +62,19 @@ class Comparison:
             for series in self._history.read(state, wanted, axis, window)
         ]
 
-    def table(self, states: Sequence[TaskState], names: Iterable[str] | None) -> list[Row]:
-        """Best and last of each metric, those first that most tasks have."""
-        wanted = None if names is None else frozenset(names)
-        standings: dict[str, dict[str, Standing]] = {}
-        units: dict[str, Unit | None] = {}
-        for state in states:
-            superseded = self._history.superseded(state, Window())
-            for name in names_of(state, wanted):
-                unit = units_for(state).get(name)
-                units[name] = "percent" if unit else None
-                standing = self._standing(state, name, _factor(unit), superseded)
-                if standing is not None:
-                    standings.setdefault(name, {})[state.task_id] = standing
-        rows = [Row(name, units[name], goal_of(name), of_tasks) for name, of_tasks in standings.items()]
-        return sorted(rows, key=lambda row: -len(row.standings))
+    def table(self, states: Sequence[TaskState], series: Sequence[tuple[str, Series]]) -> list[Row]:
+        """Best and last of each metric, those first that most tasks have.
+
+        Args:
+            series: of these tasks, whole. However few of its points are there, its extremes and its last are.
+        """
+        begins = {state.task_id: began_at(state).timestamp() for state in states}
+        rows: dict[str, Row] = {}
+        for task_id, each in series:
+            if each.points:
+                row = rows.setdefault(each.name, Row(each.name, each.unit, goal_of(each.name), {}))
+                row.standings[task_id] = _standing(each.points, row.goal, begins[task_id])
+        return sorted(rows.values(), key=lambda row: -len(row.standings))
 
     def differences(self, states: Sequence[TaskState]) -> dict[str, dict[str, Any]]:
         """Fields of the requests that are not the same in all tasks, with the value of each task that has the field."""
@@ -90,23 +88,14 @@ class Comparison:
                 found[field] = values
         return found
 
-    def _standing(self, state: TaskState, name: str, factor: float, superseded: Superseded) -> Standing | None:
-        points = self._history.extremes(state, name, superseded)
-        if not points:
-            return None
-        last = points[-1]
-        standing = Standing(_scaled(last.value, factor), last.seq)
-        best = _best(points, goal_of(name))
-        if best is None:
-            return standing
-        begin = began_at(state).timestamp()
-        return replace(
-            standing,
-            best=_scaled(best.value, factor),
-            best_id=best.seq,
-            best_epoch=best.epoch,
-            time_to_best_s=None if best.at is None else round(best.at - begin, 3),
-        )
+
+def _standing(points: Sequence[Point], goal: Goal | None, begin: float) -> Standing:
+    last = points[-1]
+    best = _best(points, goal)
+    if best is None:
+        return Standing(last.value, last.seq)
+    time_to_best_s = None if best.at is None else round(best.at - begin, 3)
+    return Standing(last.value, last.seq, best.value, best.seq, best.epoch, time_to_best_s)
 
 
 def _best(points: Sequence[Point], goal: Goal | None) -> Point | None:
@@ -121,17 +110,13 @@ def _best(points: Sequence[Point], goal: Goal | None) -> Point | None:
 def _as_percent(series: Series) -> Series:
     if series.unit != "fraction":
         return series
-    points = [point._replace(value=_scaled(point.value, 100)) for point in series.points]
+    points = [point._replace(value=_scaled(point.value)) for point in series.points]
     return replace(series, unit="percent", points=points)
 
 
-def _factor(unit: Unit | None) -> float:
-    return 100 if unit == "fraction" else 1
-
-
-def _scaled(value: float | None, factor: float) -> float | None:
-    """Without the noise that a product has in its last digits."""
-    return value if value is None or factor == 1 else float(f"{value * factor:.12g}")
+def _scaled(value: float | None) -> float | None:
+    """A fraction in percent, without the noise that a product has in its last digits."""
+    return None if value is None else float(f"{100 * value:.12g}")
 
 
 def _settings(state: TaskState) -> dict[str, Any]:

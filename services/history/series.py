@@ -14,8 +14,8 @@ from services.task_state import TaskState
 from services.units import Unit, units_of
 
 LAST_LINE = 2**63 - 1
-RAW_BUCKETS = 64
-"""A series with so few buckets in the range is read point by point."""
+RAW_BUCKETS = 512
+"""A series with so few buckets in the range is read point by point: they would give a chart too few points."""
 RAW_POINTS = 20_000
 """Points without a bucket after which the writer is asked to make some."""
 
@@ -85,59 +85,35 @@ class MetricHistory:
         """A whole series, a page at a time."""
         return (point for point in self._store.every_point(state.task_id, name) if not superseded.covers(point))
 
-    def extremes(self, state: TaskState, name: str, superseded: Superseded) -> list[Point]:
-        """A few points of a whole series, oldest first; its lowest, its highest and its last are among them.
-
-        Of equal extremes the first one counts.
-        """
-        candidates = self._candidates(state.task_id, name, Window(before=state.last_seq + 1), superseded)[1]
-        finite = [(value, line) for line, value in candidates.items() if value is not None]
-        if not candidates:
-            return []
-        lines = {max(candidates)}
-        if finite:
-            lines |= {min(finite)[1], max(finite, key=lambda each: (each[0], -each[1]))[1]}
-        return self._store.points_at(state.task_id, name, sorted(lines))
-
     def _read(self, task_id: str, name: str, window: Window, superseded: Superseded) -> tuple[int, list[Point]]:
         buckets = self._store.buckets(task_id, name, window.after, window.before)
-        if len(buckets) <= RAW_BUCKETS:
+        if len(buckets) <= RAW_BUCKETS and 2 * len(buckets) < window.max_points:
             points = self._store.points(task_id, name, window.after, window.before)
             if len(points) > RAW_POINTS:
                 self._ask_for_buckets(task_id, [name])
             points = [point for point in points if not superseded.covers(point)]
             return len(points), [points[index] for index in pick([point.value for point in points], window.max_points)]
-        total, candidates = self._candidates(task_id, name, window, superseded, buckets)
+        raw = self._store.points(task_id, name, window.after, buckets[0].first_seq)
+        raw += self._store.points(task_id, name, buckets[-1].last_seq, window.before)
+        whole = buckets
+        if superseded.first_epochs:
+            whole = [bucket for bucket in buckets if not superseded.covers_some(bucket)]
+            for bucket in buckets:
+                if superseded.covers_some(bucket) and not superseded.covers_all(bucket):
+                    raw += self._store.points(task_id, name, bucket.first_seq - 1, bucket.last_seq + 1)
+        ends = self._store.points_at(task_id, name, [buckets[0].first_seq, buckets[-1].last_seq])
+        counted = [point for point in raw if not superseded.covers(point)]
+        candidates = {point.seq: point.value for point in (*counted, *ends) if not superseded.covers(point)}
+        for bucket in whole:
+            if bucket.min_seq is not None and bucket.max_seq is not None:
+                candidates[bucket.min_seq] = bucket.min_value
+                candidates[bucket.max_seq] = bucket.max_value
+            if bucket.null_seq is not None:
+                candidates[bucket.null_seq] = None
         lines = sorted(candidates)
         picked = pick([candidates[line] for line in lines], window.max_points)
-        return total, self._store.points_at(task_id, name, [lines[index] for index in picked])
-
-    def _candidates(
-        self, task_id: str, name: str, window: Window, superseded: Superseded, buckets: Sequence[Bucket] | None = None
-    ) -> tuple[int, dict[int, float | None]]:
-        """How many points there are, and those that a chart must not lose: line and value. All that have no bucket."""
-        if buckets is None:
-            buckets = self._store.buckets(task_id, name, window.after, window.before)
-        if not buckets:
-            points = self._store.points(task_id, name, window.after, window.before)
-            points = [point for point in points if not superseded.covers(point)]
-            return len(points), {point.seq: point.value for point in points}
-        total = 0
-        candidates: dict[int, float | None] = {}
-        raw = self._store.points(task_id, name, window.after, buckets[0].first_seq)
-        for bucket in buckets:
-            if superseded.covers_all(bucket):
-                continue
-            if superseded.covers_some(bucket):
-                raw += self._store.points(task_id, name, bucket.first_seq - 1, bucket.last_seq + 1)
-                continue
-            total += bucket.points
-            candidates |= _candidates(bucket)
-        raw += self._store.points(task_id, name, buckets[-1].last_seq, window.before)
-        raw = [point for point in raw if not superseded.covers(point)]
-        ends = self._store.points_at(task_id, name, [buckets[0].first_seq, buckets[-1].last_seq])
-        candidates |= {point.seq: point.value for point in (*raw, *ends) if not superseded.covers(point)}
-        return total + len(raw), candidates
+        points = self._store.points_at(task_id, name, [lines[index] for index in picked])
+        return sum(bucket.points for bucket in whole) + len(counted), points
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +155,6 @@ def units_for(state: TaskState) -> dict[str, Unit]:
     """The unit of each accuracy. Those of the built-in trainer are percent."""
     percents = state.percents if state.is_foreign else frozenset({"train", "evaluation"})
     return units_of(state.latest_metrics, percents)
-
-
-def _candidates(bucket: Bucket) -> dict[int, float | None]:
-    """Those of its points that a chart must not lose."""
-    found: dict[int, float | None] = {}
-    if bucket.min_seq is not None and bucket.max_seq is not None:
-        found = {bucket.min_seq: bucket.min_value, bucket.max_seq: bucket.max_value}
-    if bucket.null_seq is not None:
-        found[bucket.null_seq] = None
-    return found
 
 
 assert RAW_BUCKETS * BUCKET <= RAW_POINTS

@@ -16,11 +16,13 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from services.storage.tables import metric_buckets, metric_points
 
-BUCKET = 64
+BUCKET = 32
 """Points in a bucket; the last one of an attempt may have fewer."""
 SEAL_AFTER = 4096
 """New points of a task after which the writer makes its buckets: a reader finds at most so many without."""
-_PAGE = 64 * BUCKET * 16
+SEAL_AT_END = 500
+"""Lines of a task that is over from which on it gets its last buckets: fewer are read as quickly point by point."""
+_PAGE = 2048 * BUCKET
 
 
 class _Point(NamedTuple):

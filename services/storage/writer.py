@@ -24,7 +24,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingErr
 from models.schemas import TaskStatus
 from services.errors import ServiceError, StorageUnavailable, StoreInUse, StoreUnusable, TaskConflict
 from services.log_entry import CARRIED, LogEntry, encode_frame, to_wire
-from services.storage.buckets import SEAL_AFTER, seal
+from services.storage.buckets import SEAL_AFTER, SEAL_AT_END, seal
 from services.storage.database import Database
 from services.storage.limits import write_limits
 from services.storage.notices import DELETED, RESET, insert_notice
@@ -317,11 +317,12 @@ class Writer:
         for task in committed:
             task_id = task.state.task_id
             unsealed[task_id] += len(points[task_id])
-            if unsealed[task_id] >= SEAL_AFTER:
+            is_over = task.state.status.is_terminal
+            if unsealed[task_id] >= SEAL_AFTER or (is_over and task.state.last_seq >= SEAL_AT_END):
                 seal(connection, task_id, task.state.latest_metrics.keys() - CARRIED)
                 del unsealed[task_id]
-            if task.state.status.is_terminal:
-                unsealed.pop(task_id, None)
+            elif is_over:
+                del unsealed[task_id]
         return unsealed
 
     def _is_stored(self, committed: Sequence[Committed]) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from models.schemas import TaskStatus
 from services.base_service import BaseService
 from services.history import Comparison, MetricHistory
-from services.history.comparison import Standing
+from services.history.comparison import Row, Standing
 from services.history.series import Window
 from services.state_machine import Transition
 from services.task_state import TaskState
@@ -39,6 +39,10 @@ def task(base: BaseService, task_id: str, *metrics: dict[str, Any], **request: A
     return base.get_task(task_id)
 
 
+def table(comparison: Comparison, states: list[TaskState], names: list[str] | None) -> list[Row]:
+    return comparison.table(states, comparison.series(states, names, "epoch", Window(max_points=16)))
+
+
 def test_best_is_the_lowest_loss_and_the_highest_accuracy_where_it_was_reached_first(
     base: BaseService, comparison: Comparison
 ) -> None:
@@ -47,7 +51,7 @@ def test_best_is_the_lowest_loss_and_the_highest_accuracy_where_it_was_reached_f
         {"epoch": 2, "val_loss": 0.4, "val_acc": 80.0, "learning_rate": 0.2},
         {"epoch": 3, "val_loss": 0.4, "val_acc": 70.0, "learning_rate": 0.05},
     ]
-    rows = {row.metric: row for row in comparison.table([task(base, "a", *said)], None)}
+    rows = {row.metric: row for row in table(comparison, [task(base, "a", *said)], None)}
     assert rows["val_loss"].standings["a"] == Standing(0.4, 3, 0.4, 2, 2, 20)
     assert rows["val_acc"].standings["a"] == Standing(70.0, 3, 80.0, 2, 2, 20)
     assert rows["learning_rate"].standings["a"] == Standing(0.05, 3)
@@ -57,7 +61,7 @@ def test_best_is_the_lowest_loss_and_the_highest_accuracy_where_it_was_reached_f
 def test_fractions_and_percents_are_compared_as_percent(base: BaseService, comparison: Comparison) -> None:
     percent = task(base, "percent", {"val_acc": 78.92}, command=["x"], working_dir="/")
     fraction = task(base, "fraction", {"val_acc": 0.7892}, command=["x"], working_dir="/")
-    (row,) = comparison.table([percent, fraction], ["val_acc"])
+    (row,) = table(comparison, [percent, fraction], ["val_acc"])
     assert row.unit == "percent"
     assert {task_id: standing.best for task_id, standing in row.standings.items()} == {
         "percent": 78.92,
@@ -71,13 +75,13 @@ def test_fractions_and_percents_are_compared_as_percent(base: BaseService, compa
 
 
 def test_a_metric_that_was_never_finite_has_no_best(base: BaseService, comparison: Comparison) -> None:
-    (row,) = comparison.table([task(base, "a", {"val_loss": None})], None)
+    (row,) = table(comparison, [task(base, "a", {"val_loss": None})], None)
     assert row.standings["a"] == Standing(None, 1)
 
 
 def test_metrics_that_most_tasks_have_come_first(base: BaseService, comparison: Comparison) -> None:
     states = [task(base, "a", {"mAP": 0.5, "val_loss": 1.0}), task(base, "b", {"val_loss": 2.0})]
-    assert [row.metric for row in comparison.table(states, None)] == ["val_loss", "mAP"]
+    assert [row.metric for row in table(comparison, states, None)] == ["val_loss", "mAP"]
 
 
 def test_an_epoch_that_was_trained_again_does_not_count_twice(base: BaseService, comparison: Comparison) -> None:
@@ -85,7 +89,7 @@ def test_an_epoch_that_was_trained_again_does_not_count_twice(base: BaseService,
     base.log_queues["a"].put(turn(TaskStatus.QUEUED, "a", "interrupted", attempt=2))
     base.log_queues["a"].put(line(task_id="a", metrics={"epoch": 2, "val_loss": 0.3}, attempt=2))
     base.flush_log("a")
-    (row,) = comparison.table([base.get_task("a")], None)
+    (row,) = table(comparison, [base.get_task("a")], None)
     assert (row.standings["a"].best, row.standings["a"].best_id) == (0.3, 4)
 
 
