@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -44,6 +45,7 @@ from services.devices import list_gpus
 from services.executors.base import Executor
 from services.executors.choice import Executors
 from services.history import MetricHistory
+from services.history.downsample import warm_up
 from services.memory import limit_arenas
 from services.paths import PathPolicy
 from services.scheduler import Scheduler
@@ -79,6 +81,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         app.state.service = service = await run_in_threadpool(build_service, configured, executor)
         app.state.save_roots = PathPolicy(save_roots=configured.save_roots).roots.save
         app.state.history = MetricHistory(service.series, service.ask_for_buckets)
+        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
         app.state.alerts = watching = AlertService(
             service, service.database, allow_private=configured.alert_private_targets
         )

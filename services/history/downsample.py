@@ -12,6 +12,12 @@ NULL_SHARE = 8
 """One point in so many may be one without a value: a gap that a viewer must see."""
 
 
+def warm_up() -> None:
+    """Import what the first one who asks would else wait for."""
+    import numpy  # noqa: F401
+    import tsdownsample  # noqa: F401
+
+
 def pick(values: Sequence[float | None], most: int) -> list[int]:
     """Indices of at most `most` of the values, in order: the first, the last and both extremes are among them.
 

@@ -16,7 +16,7 @@ from services.units import Unit, units_of
 LAST_LINE = 2**63 - 1
 RAW_BUCKETS = 512
 """A series with so few buckets in the range is read point by point: they would give a chart too few points."""
-RAW_POINTS = 20_000
+RAW_POINTS = 40_000
 """Points without a bucket after which the writer is asked to make some."""
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from services.storage.tables import metric_buckets, metric_points
 
-BUCKET = 32
+BUCKET = 64
 """Points in a bucket; the last one of an attempt may have fewer."""
 SEAL_AFTER = 4096
 """New points of a task after which the writer makes its buckets: a reader finds at most so many without."""
