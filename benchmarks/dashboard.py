@@ -63,8 +63,8 @@ def main() -> int:
 def _list(page: Page, url: str) -> float:
     page.goto("about:blank")
     page.goto(f"{url}/dashboard/")
-    page.wait_for_function(f"document.querySelectorAll('tr[data-task]').length === {TASKS}")
-    return round(float(page.evaluate("new Promise(done => requestAnimationFrame(() => done(performance.now())))")))
+    page.wait_for_function(f"() => document.querySelectorAll('tr[data-task]').length === {TASKS}")
+    return round(float(page.evaluate("() => new Promise(done => requestAnimationFrame(() => done(performance.now())))")))
 
 
 def _open_comparison(page: Page, url: str) -> float:
@@ -72,8 +72,8 @@ def _open_comparison(page: Page, url: str) -> float:
     page.goto("about:blank")
     page.goto(f"{url}/dashboard/#/compare?ids={ids}")
     drawn = "document.querySelector(`[data-chart='train_loss'] .plot`)?.data?.length"
-    page.wait_for_function(f"{drawn} === {RUNS}", timeout=60_000)
-    return float(page.evaluate("performance.now()"))
+    page.wait_for_function(f"() => {drawn} === {RUNS}", timeout=60_000)
+    return float(page.evaluate("() => performance.now()"))
 
 
 def _hover(page: Page) -> list[float]:
@@ -85,8 +85,8 @@ def _hover(page: Page) -> list[float]:
     for number in range(HOVERS):
         x = box["x"] + 60 + (box["width"] - 80) * ((number * 37) % HOVERS) / HOVERS
         page.mouse.move(x, box["y"] + 30 + (number * 13) % 150)
-        page.wait_for_function(f"window.latencies.length > {number}")
-    found: list[float] = page.evaluate("window.latencies")
+        page.wait_for_function(f"() => window.latencies.length > {number}")
+    found: list[float] = page.evaluate("() => window.latencies")
     return found
 
 
