@@ -64,7 +64,8 @@ def _list(page: Page, url: str) -> float:
     page.goto("about:blank")
     page.goto(f"{url}/dashboard/")
     page.wait_for_function(f"() => document.querySelectorAll('tr[data-task]').length === {TASKS}")
-    return round(float(page.evaluate("() => new Promise(done => requestAnimationFrame(() => done(performance.now())))")))
+    painted = "() => new Promise((done) => requestAnimationFrame(() => done(performance.now())))"
+    return round(float(page.evaluate(painted)))
 
 
 def _open_comparison(page: Page, url: str) -> float:
