@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from services.alerts.senders import sign
+from models.alerts import WebhookBody
+from services.alerts.senders import SendError, send, sign
 from services.alerts.targets import is_public
+from tests.api.conftest import Dictate, Start, Watch
 from tests.running_server import RunningServer
 
 SECRET = "a secret of sixteen"
 
 
 class Receiver:
-    """Refuses the first `failures` requests, then takes all."""
+    """Answers the first requests with these statuses, then takes all."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, answers: Sequence[int] = ()) -> None:
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.taken = threading.Event()
         receiver = self
@@ -29,10 +34,13 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 receiver.requests.append(({key.lower(): value for key, value in self.headers.items()}, body))
-                is_taken = len(receiver.requests) > failures
-                self.send_response(204 if is_taken else 500)
+                number = len(receiver.requests)
+                status = answers[number - 1] if number <= len(answers) else 204
+                self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", receiver.url)
                 self.end_headers()
-                if is_taken:
+                if status == 204:
                     receiver.taken.set()
 
             def log_message(self, *_: Any) -> None:
@@ -45,13 +53,16 @@ class Receiver:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.server_port}/hook"
 
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    made = Receiver(failures=1)
+    made = Receiver(answers=[500])
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 def test_a_firing_is_delivered_signed_and_with_one_id(
@@ -114,3 +125,49 @@ def test_addresses_that_are_not_public(address: str) -> None:
 def test_public_addresses() -> None:
     assert is_public("1.1.1.1")
     assert is_public("2606:4700:4700::1111")
+
+
+@pytest.mark.parametrize(("status", "is_final"), [(302, False), (500, False), (410, True)])
+def test_what_is_no_success_is_a_failure_and_a_redirect_is_not_followed(status: int, is_final: bool) -> None:
+    receiver = Receiver(answers=[status])
+    try:
+        channel = {"kind": "webhook", "url": receiver.url, "secret": None}
+        body = WebhookBody(type="alert.test", timestamp=datetime.now(UTC), data={})
+        with pytest.raises(SendError, match=str(status)) as caught:
+            send(channel, "msg_1", body, allow_private=True)
+        assert caught.value.final is is_final
+        assert len(receiver.requests) == 1
+    finally:
+        receiver.close()
+
+
+def test_a_rule_may_stop_its_task_and_says_so(http: httpx.Client, dictate: Dictate, start: Start, watch: Watch) -> None:
+    rule = {"name": "hopeless", "kind": "threshold", "condition": "val_loss > 9", "action": "stop"}
+    http.post("/api/v2/alerts/rules", json=rule).raise_for_status()
+    dictation = dictate()
+    task_id = start()
+    dictation.say("Epoch [1/2] started", "Validation Loss: 9.5")
+    events = list(watch(task_id).events())
+    assert (events[-1].entry["status"], events[-1].entry["reason"]) == ("cancelled", "alert")
+    assert any("hopeless" in event.entry["message"] for event in events)
+    assert http.get(f"/api/v2/training/{task_id}").json()["alerts"] == 1
+
+
+def test_a_deleted_rule_leaves_no_firing_and_a_deleted_task_no_count(
+    http: httpx.Client, dictate: Dictate, start: Start, watch: Watch, tmp_path: Path
+) -> None:
+    added = http.post("/api/v2/alerts/rules", json={"name": "over", "kind": "status", "statuses": ["completed"]}).json()
+    dictation = dictate()
+    dictation.end()
+    task_id = start(task_id="counted")
+    list(watch(task_id).events())
+    deadline = time.monotonic() + 20
+    while not http.get("/api/v2/alerts", params={"task_id": task_id}).json()["alerts"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    http.delete(f"/api/v2/training/{task_id}").raise_for_status()
+    http.delete(f"/api/v2/alerts/rules/{added['id']}").raise_for_status()
+    assert http.get("/api/v2/alerts", params={"task_id": task_id}).json()["alerts"] == []
+    dictate().end()
+    start(task_id="counted", save_path=str(tmp_path / "again"))
+    assert "alerts" not in http.get("/api/v2/training/counted").json()
