@@ -199,17 +199,15 @@ def test_a_restart_of_the_service_is_survived(
     page = open_page(f"#/task/{task_id}")
     wait_for_points(page, "loss", 1)
     expect(page.locator("#connection")).to_have_text("live")
-    dictation.end()
-    expect(page.locator("h1 .badge")).to_have_text("completed")
     server.stop()
     expect(page.locator("#connection")).to_contain_text("connection lost")
-    again = serve(server.port)
-    expect(page.locator("#connection")).to_have_text("live", timeout=20_000)
-    executor.script = printing(*epoch(1))
-    with httpx.Client(base_url=again.url) as http:
-        start(http, body, task_id="later")
-    page.goto(f"{again.url}/dashboard/#/")
-    expect(page.locator("tr[data-task='later']")).to_contain_text("completed")
+    executor.script = printing(*epoch(1), *epoch(2), *epoch(3))
+    serve(server.port)
+    expect(page.locator("#connection")).to_have_text("live", timeout=30_000)
+    expect(page.locator("h1 .badge")).to_have_text("completed")
+    wait_for_points(page, "loss", 3)
+    expect(page.locator(".log li").last).to_contain_text("任务结束")
+    expect(page.locator("#details")).to_contain_text("interrupted")
 
 
 def test_hostile_text_stays_text(
