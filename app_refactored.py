@@ -118,7 +118,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
             allow_headers=["*"],
         )
     app.add_middleware(PlainStart)
-    app.include_router(alerts.router)
+    app.include_router(alerts.router, max_body_size=configured.max_body_bytes)
     app.include_router(events.router)  # these come first: their fixed words are no tasks
     app.include_router(history.router)
     app.include_router(results.router)

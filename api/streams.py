@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from sse_starlette import EventSourceResponse
 from sse_starlette.sse import SendTimeoutError
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 RETRY_MS = 3000
 """After which a browser that has lost the connection opens it again."""
@@ -16,8 +14,22 @@ SEND_TIMEOUT_S = 60
 
 
 class LogStream(EventSourceResponse):
-    """A viewer that takes nothing any more ends its own stream, and is no error of the service."""
+    """A viewer that takes nothing any more ends its own stream, and is no error of the service.
+
+    Nor is the end of the service: a stream that is cut short by it is completed all the same.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(SendTimeoutError):
-            await super().__call__(scope, receive, send)
+        is_open = False
+
+        async def watched(message: Message) -> None:
+            nonlocal is_open
+            is_open = message["type"] == "http.response.start" or bool(message.get("more_body"))
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, watched)
+        except SendTimeoutError:
+            return
+        if is_open:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -252,6 +252,7 @@ def test_sigterm_ends_a_training_and_a_hundred_streams_in_time_and_keeps_every_l
             assert time.monotonic() - begin < 5
 
         seen = watch_until(service, running, viewers=100, end=end)
+        assert not any("ERROR" in line for line in service.output), "an orderly end is no error"
 
     stored, task = stored_lines(tmp_path / "state", running)
     assert (task.status, task.reason) == (TaskStatus.QUEUED, "interrupted")
