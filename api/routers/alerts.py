@@ -8,6 +8,7 @@ from fastapi import APIRouter, Body, Path, Query
 
 from api.deps import NO_NUL, Alerts
 from api.errors import documented
+from api.strict_json import StrictJsonRoute
 from models.alerts import (
     Channel,
     ChannelList,
@@ -19,10 +20,11 @@ from models.alerts import (
     TestResult,
 )
 
-router = APIRouter(prefix="/api/v2/alerts", tags=["告警接口"])
+router = APIRouter(prefix="/api/v2/alerts", tags=["告警接口"], route_class=StrictJsonRoute)
 
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 _REFUSALS = documented(401, 403, 404, 422, 503)
+_OF_A_BODY = documented(400, 401, 403, 404, 413, 422, 503)
 
 
 @router.get("", summary="获取告警", response_model_exclude_none=True, responses=_REFUSALS)
@@ -36,7 +38,7 @@ def get_alerts(
     return FiringList(alerts=alerts.firings(task_id, after, limit))
 
 
-@router.post("/rules", summary="添加告警规则", response_model_exclude_none=True, responses=_REFUSALS)
+@router.post("/rules", summary="添加告警规则", response_model_exclude_none=True, responses=_OF_A_BODY)
 def add_rule(request: RuleRequest, alerts: Alerts) -> Rule:
     """新规则从现在开始. It begins with the next line; what is in the log already does not make it fire."""
     return alerts.add_rule(request)
@@ -54,7 +56,7 @@ def get_rule(rule_id: Id, alerts: Alerts) -> Rule:
     return alerts.rule(rule_id)
 
 
-@router.patch("/rules/{rule_id}", summary="修改告警规则", response_model_exclude_none=True, responses=_REFUSALS)
+@router.patch("/rules/{rule_id}", summary="修改告警规则", response_model_exclude_none=True, responses=_OF_A_BODY)
 def change_rule(rule_id: Id, changes: Annotated[dict[str, Any], Body()], alerts: Alerts) -> Rule:
     """只发送要修改的字段. The fields to change; a changed rule begins anew."""
     return alerts.change_rule(rule_id, changes)
@@ -66,7 +68,7 @@ def delete_rule(rule_id: Id, alerts: Alerts) -> None:
     alerts.delete_rule(rule_id)
 
 
-@router.post("/channels", summary="添加告警渠道", responses=_REFUSALS)
+@router.post("/channels", summary="添加告警渠道", responses=_OF_A_BODY)
 def add_channel(request: ChannelRequest, alerts: Alerts) -> Channel:
     """密钥不会再返回. The URL and the secret are never answered back."""
     return alerts.add_channel(request)

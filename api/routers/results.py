@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from api.deps import NO_NUL, SaveRoots, Service, TaskIdPath
-from api.errors import documented
+from api.errors import documented, error_response
 from models.results import ArtifactList, EvaluationResponse, RequestResponse
 from services.artifacts import LOG, list_artifacts, log_text, open_artifact, read_evaluation
 from services.requests import without_secrets
@@ -34,8 +34,20 @@ class OpenFileResponse(FileResponse):
         self._descriptor = descriptor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_refused = False
+
+        async def in_our_words(message: Message) -> None:
+            """A range that cannot be had is refused as everything is."""
+            nonlocal is_refused
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                is_refused = True
+                detail = "The file has no such part: ask for bytes that it has, or for all of it."
+                await error_response(message["status"], detail, "range_not_satisfiable")(scope, receive, send)
+            elif not is_refused:
+                await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, in_our_words)
         finally:
             os.close(self._descriptor)
 
@@ -72,8 +84,7 @@ def get_artifacts(task_id: TaskIdPath, service: Service, roots: SaveRoots) -> Ar
     responses={
         200: {"description": "The file", "content": {"application/octet-stream": {}, "text/plain": {}}},
         206: {"description": "The part of it that `Range` asks for"},
-        416: {"description": "It has no such part"},
-        **documented(400, 401, 403, 404, 422, 503),
+        **documented(400, 401, 403, 404, 416, 422, 503),
     },
 )
 async def get_artifact(task_id: TaskIdPath, name: ArtifactName, service: Service, roots: SaveRoots) -> Response:
