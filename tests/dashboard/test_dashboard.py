@@ -340,7 +340,7 @@ def test_a_real_training_is_seen_in_every_view(open_page: Open, real: RunningSer
             wait_for_end(http, start(http, request, name=name, task_id=name, learning_rate=rate))
     for name, where, chart, scheme in (
         ("tasks", "#/", "", "light"),
-        ("task", "#/task/second", "loss", "light"),
+        ("task", "#/task/second", "mAP", "light"),
         ("compare", "#/compare?ids=first,second", "val_loss", "dark"),
         ("start", "#/start?from=second", "", "light"),
         ("alerts", "#/alerts", "", "light"),
