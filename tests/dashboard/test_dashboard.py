@@ -310,6 +310,10 @@ def test_nothing_serious_is_wrong_for_a_screen_reader(
         page.close()
 
 
+EPOCHS = int(os.environ.get("SCREENSHOT_EPOCHS", "1"))
+"""Of the real trainings: one is enough to see all of the page."""
+
+
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[RunningServer]:
     """A service that trains for real."""
@@ -327,7 +331,7 @@ def test_a_real_training_is_seen_in_every_view(open_page: Open, real: RunningSer
         "train_path": str(train),
         "val_path": str(val),
         "save_path": str(tmp_path / "runs"),
-        "num_epochs": 3,
+        "num_epochs": EPOCHS,
         "image_size": 32,
         "batch_size": 64,
         "learning_rate": 3e-3,
@@ -348,7 +352,7 @@ def test_a_real_training_is_seen_in_every_view(open_page: Open, real: RunningSer
     ):
         page = open_page(where, url=real.url, color_scheme=scheme)
         if chart:
-            wait_for_points(page, chart, 3)
+            wait_for_points(page, chart, EPOCHS)
         expect(page.locator("h1").first).to_be_visible()
         picture = page.screenshot(animations="disabled")
         if os.environ.get("TAKE_SCREENSHOTS"):
