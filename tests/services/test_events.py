@@ -73,7 +73,7 @@ def two(base: BaseService) -> BaseService:
 
 def say(base: BaseService, task_id: str, message: str, **changes: Any) -> None:
     base.log_queues[task_id].put(line(message, task_id, **changes))
-    base.flush_log(task_id)
+    base._writer.flush(TIMEOUT_S)
 
 
 def test_each_line_is_one_event_of_the_type_that_fits_best(two: BaseService) -> None:
@@ -81,7 +81,7 @@ def test_each_line_is_one_event_of_the_type_that_fits_best(two: BaseService) -> 
     say(two, "a", "hello")
     say(two, "b", "loss", metrics={"loss": 0.5})
     two.log_queues["a"].put(turn(TaskStatus.COMPLETED, "a"))
-    two.flush_log("a")
+    two._writer.flush(TIMEOUT_S)
     events = asyncio.run(read(two, start, 3))
     assert told(events) == [("log", "hello"), ("metric", "loss"), ("status", "now completed")]
     assert [(event.json()["task_id"], event.json()["id"]) for event in events] == [("a", 1), ("b", 1), ("a", 2)]
@@ -102,7 +102,7 @@ def test_who_follows_live_and_who_comes_later_get_the_same_bytes(two: BaseServic
         say(two, "a", "one")
         say(two, "b", "two", metrics={"x": 1})
         two.log_queues["a"].put(turn(TaskStatus.COMPLETED, "a"))
-        two.flush_log("a")
+        two._writer.flush(TIMEOUT_S)
         two.delete_task("a")
         say(two, "b", "three")
 
@@ -152,7 +152,7 @@ def test_a_cursor_outlives_the_service_and_the_tasks_that_it_came_from(two: Base
     start = two.events.end
     say(two, "a", "one")
     two.log_queues["a"].put(turn(TaskStatus.COMPLETED, "a"))
-    two.flush_log("a")
+    two._writer.flush(TIMEOUT_S)
     (*_, seen) = asyncio.run(read(two, start, 2))
     two.delete_task("a")
     two.close()
@@ -172,7 +172,7 @@ def test_a_cursor_outlives_the_service_and_the_tasks_that_it_came_from(two: Base
 
 def test_a_task_that_was_read_again_says_so(service: TrainingService, start: START) -> None:
     task_id = wait_for_end(service, start().task_id).task_id
-    service.flush_log(task_id)
+    service._writer.flush(TIMEOUT_S)
     before = service.events.end
     service.reparse(task_id, LogReading(log_format="none"))
     (event,) = asyncio.run(read(service, before, 1))
@@ -234,7 +234,7 @@ def test_cut_anywhere_and_resumed_every_event_comes_once_and_in_order(
                 base.create_log_queue(task_id, task_state(task_id, status=TaskStatus.RUNNING))
         if action == "delete":
             base.log_queues["a"].put(turn(TaskStatus.COMPLETED, "a"))
-            base.flush_log("a")
+            base._writer.flush(TIMEOUT_S)
             base.delete_task("a")
             ended += 1
         else:

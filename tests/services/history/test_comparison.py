@@ -15,6 +15,7 @@ from services.history.series import Window
 from services.state_machine import Transition
 from services.task_state import TaskState
 from tests.services.builders import MOMENT, line, task_state, turn
+from tests.services.following import TIMEOUT_S
 
 REQUEST = {"num_classes": 3, "train_path": "/t", "val_path": "/v", "save_path": "/s"}
 
@@ -35,7 +36,7 @@ def task(base: BaseService, task_id: str, *metrics: dict[str, Any], **request: A
         percents = frozenset(name for name, value in said.items() if name.endswith("acc") and value > 1)
         when = MOMENT + timedelta(seconds=10 * number)
         queue.put(line(task_id=task_id, metrics=said, percents=percents, timestamp=when))
-    base.flush_log(task_id)
+    base._writer.flush(TIMEOUT_S)
     return base.get_task(task_id)
 
 
@@ -88,7 +89,7 @@ def test_an_epoch_that_was_trained_again_does_not_count_twice(base: BaseService,
     task(base, "a", {"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": 0.1})
     base.log_queues["a"].put(turn(TaskStatus.QUEUED, "a", "interrupted", attempt=2))
     base.log_queues["a"].put(line(task_id="a", metrics={"epoch": 2, "val_loss": 0.3}, attempt=2))
-    base.flush_log("a")
+    base._writer.flush(TIMEOUT_S)
     (row,) = table(comparison, [base.get_task("a")], None)
     assert (row.standings["a"].best, row.standings["a"].best_id) == (0.3, 4)
 

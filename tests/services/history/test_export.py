@@ -17,6 +17,7 @@ from services.history import MetricHistory
 from services.history.export import COLUMNS, Format, export
 from services.history.series import Window
 from tests.services.builders import MOMENT, line, task_state, turn
+from tests.services.following import TIMEOUT_S
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def trained(base: BaseService) -> BaseService:
         queue.put(line(metrics={"epoch": epoch, "val_loss": loss, "=cmd|calc": 1.5}, timestamp=MOMENT))
     queue.put(turn(TaskStatus.QUEUED, reason="interrupted", attempt=2))
     queue.put(line(metrics={"epoch": 2, "val_loss": 0.1234567890123}, attempt=2, timestamp=MOMENT))
-    base.flush_log("t")
+    base._writer.flush(TIMEOUT_S)
     return base
 
 

@@ -19,6 +19,7 @@ from services.log_entry import LogEntry
 from services.state_machine import Transition
 from services.storage.buckets import BUCKET
 from tests.services.builders import MOMENT, line, task_state, turn
+from tests.services.following import TIMEOUT_S
 
 LONG = (RAW_BUCKETS + 10) * BUCKET
 """Points of a series that is read by its buckets."""
@@ -39,7 +40,7 @@ def history(base: BaseService) -> MetricHistory:
 def say(base: BaseService, entries: Sequence[LogEntry]) -> None:
     for entry in entries:
         base.log_queues["t"].put(entry)
-    base.flush_log("t")
+    base._writer.flush(TIMEOUT_S)
 
 
 def losses(values: Sequence[float | None], **changes: Any) -> list[LogEntry]:
@@ -100,7 +101,7 @@ def test_a_long_one_keeps_its_extremes_its_ends_and_its_gaps(
     for entry in losses(said):
         base.log_queues[task_id].put(line(task_id=task_id, metrics=entry.metrics))
     base.ask_for_buckets(task_id, ["val_loss"])
-    base.flush_log(task_id)
+    base._writer.flush(TIMEOUT_S)
     for window, expected in (
         (Window(max_points=100), said),
         (Window(after, before, max_points=50), said[after : max(after, before - 1)]),
@@ -157,7 +158,7 @@ class TestAttempts:
         again = [line(metrics={"val_loss": -1.0, "epoch": epoch}, attempt=2) for epoch in range(first, LONG)]
         say(live, again)
         live.ask_for_buckets("t", ["val_loss"])
-        live.flush_log("t")
+        live._writer.flush(TIMEOUT_S)
         series = read(live, history)
         assert series.total == first - 1 + 1 + len(again)
         shown = [value for value in values(series) if value is not None]

@@ -20,7 +20,7 @@ from services.storage.tables import metric_buckets
 from services.training_service import TrainingService
 from tests.scripted_executor import ScriptedExecutor
 from tests.services.builders import line, task_state, turn
-from tests.services.following import wait_for_end
+from tests.services.following import TIMEOUT_S, wait_for_end
 from tests.services.trainings import SHOULD_STOP, START
 
 VALUES = st.none() | st.floats(-1e9, 1e9)
@@ -34,7 +34,7 @@ def say(base: BaseService, count: int, *, first: int = 0, attempt: int = 0) -> N
     queue = base.log_queues["t"]
     for number in range(first, first + count):
         queue.put(line(metrics={"epoch": number, "val_loss": float(number)}, attempt=attempt))
-    base.flush_log("t")
+    base._writer.flush(TIMEOUT_S)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_an_attempt_begins_a_new_one(live: BaseService) -> None:
 def test_a_deleted_task_leaves_none(live: BaseService, database: Database) -> None:
     say(live, SEAL_AFTER)
     live.log_queues["t"].put(turn(TaskStatus.COMPLETED))
-    live.flush_log("t")
+    live._writer.flush(TIMEOUT_S)
     live.delete_task("t")
     with database.engine.connect() as connection:
         assert connection.execute(select(metric_buckets)).all() == []
@@ -113,7 +113,7 @@ def test_who_misses_them_can_have_them_made(live: BaseService) -> None:
     say(live, 3 * BUCKET)
     assert not buckets(live)
     live.ask_for_buckets("t", ["val_loss", "unknown"])
-    live.flush_log("t")
+    live._writer.flush(TIMEOUT_S)
     assert len(buckets(live)) == 3
 
 
