@@ -103,8 +103,9 @@ def metric_lines(lines: list[str]) -> dict[int, list[str]]:
     [
         "Epoch [2/3] started",
         "fsync 1",  # epoch 1: best.pt is written and not in its place
-        "rename 2",  # epoch 1: best.pt is there, last.pt is written and not in its place
-        "rename 3",  # epoch 2: a checkpoint is written, the one before is in its place
+        "rename 2",  # epoch 1: best.pt is there, its evaluation is not
+        "rename 3",  # epoch 1: both are there, last.pt is written and not in its place
+        "rename 4",  # epoch 2: a checkpoint is written, the one before is in its place
     ],
 )
 def test_a_killed_training_goes_on_as_if_it_had_not_been(
@@ -135,7 +136,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
     for name in ("last.pt", "best.pt"):
         one, other = (torch.load(folder / name, weights_only=True) for folder in (whole, tmp_path / "run"))
         assert same(one, other), name
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "evaluation.json", "last.pt"]
 
 
 def killed_at_line(start: str, command: list[str]) -> list[str]:
@@ -178,7 +179,7 @@ def test_a_training_whose_disk_fills_up_keeps_its_checkpoint_and_goes_on_elsewhe
     last_line = ended.stdout.splitlines()[-1]
     assert last_line.startswith("ERROR: ")
     assert "Free some space and resume" in last_line
-    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["best.pt", "last.pt"]
-    assert all(find_damage(path) is None for path in (tmp_path / "kept").iterdir())
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["best.pt", "evaluation.json", "last.pt"]
+    assert all(find_damage(path) is None for path in (tmp_path / "kept").glob("*.pt"))
     train_here(tmp_path / "kept", resume=True)
     assert "Resuming from last.pt: epochs 1 to 1 of 3 are done" in lines.messages
