@@ -24,9 +24,13 @@ from services.task_state import TaskState
 router = APIRouter(prefix="/api/v2/training", tags=["训练接口"])
 
 MOST_TASKS = 50
+_LONGEST_NAMES = 2_000
+_LONGEST_IDS = 2_500
+"""Characters: a URL may have 64 KiB, and a character outside ASCII takes up to twelve bytes of it."""
 
 Names = Annotated[
-    str | None, Query(description="指标名称 names of the metrics, separated by commas; default: all", max_length=10_000)
+    str | None,
+    Query(description="指标名称 names of the metrics, separated by commas; default: all", max_length=_LONGEST_NAMES),
 ]
 X = Annotated[Axis, Query(description="横轴 what the horizontal axis counts; time: seconds since the task first ran")]
 MaxPoints = Annotated[int, Query(ge=16, le=100_000, description="of each series; the extremes are always among them")]
@@ -43,7 +47,9 @@ MaxPoints = Annotated[int, Query(ge=16, le=100_000, description="of each series;
 def compare_training(
     service: Service,
     history: History,
-    ids: Annotated[str, Query(description="任务标识 ids of 2 to 50 tasks, separated by commas", max_length=4_000)],
+    ids: Annotated[
+        str, Query(description="任务标识 ids of 2 to 50 tasks, separated by commas", max_length=_LONGEST_IDS)
+    ],
     names: Names = None,
     x: X = "epoch",
     max_points: MaxPoints = 2000,

@@ -77,6 +77,11 @@ def foreign_site(tmp_path: Path) -> Iterator[Callable[[str], str]]:
         def log_message(self, *_arguments: object) -> None:
             pass
 
+        def end_headers(self) -> None:
+            """Two pages of one second have one Last-Modified: a browser would show the first one again."""
+            self.send_header("Cache-Control", "no-store")
+            super().end_headers()
+
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
         thread = Thread(target=server.serve_forever, name="site")
         thread.start()
