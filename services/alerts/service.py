@@ -41,7 +41,9 @@ class AlertService:
         self._outbox = Outbox(self._store, service.apply, allow_private=allow_private, first_delay_s=first_delay_s)
 
     def start(self) -> None:
-        self._write(lambda connection: begin(connection, [OUT_OF_MEMORY.model_dump(mode="json")]))
+        """Writes on the first run alone: a service must start whose disk is full."""
+        if not self._store.has_begun():
+            self._write(lambda connection: begin(connection, [OUT_OF_MEMORY.model_dump(mode="json")]))
         self._evaluator.start()
         self._outbox.start()
 

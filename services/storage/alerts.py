@@ -137,6 +137,11 @@ def clear_stop(connection: Connection, firing_id: int) -> list[Notice]:
 class AlertStore(Reader):
     """What is committed of alerts."""
 
+    def has_begun(self) -> bool:
+        """Whether `begin` was ever committed."""
+        with self._reading() as connection:
+            return connection.scalar(select(alert_cursor.c.row)) is not None
+
     def cursor(self) -> int:
         with self._reading() as connection:
             return connection.scalar(select(alert_cursor.c.row)) or 0
