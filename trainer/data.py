@@ -1,7 +1,7 @@
 """Images of a folder as batches, the same ones for the same seed.
 
-Batches are loaded by the training process itself: where cores are few, decoding beside the training
-costs more than it gives, and no process has to be started or stopped.
+Batches are loaded by the training process itself: by its own thread on the CPU, by threads beside it for a GPU
+(trainer.read_ahead). No process has to be started or stopped.
 
 Shapes: B images of a batch, C = 3 channels (red, green, blue), H = W = image_size pixels.
 """
@@ -10,6 +10,7 @@ Shapes: B images of a batch, C = 3 channels (red, green, blue), H = W = image_si
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from random import Random
 
 import torch
@@ -17,7 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.errors import TrainingStopped
+from trainer.images import UnreadableImage
+from trainer.read_ahead import in_order, readers_for
 from trainer.split import Split
+
+CPU = torch.device("cpu")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,25 +55,42 @@ def group(order: list[int], batch_size: int) -> list[list[int]]:
 
 
 def batches(
-    split: Split, groups: list[list[int]], frame: Frame, *, image_size: int, should_stop: Callable[[], bool]
+    split: Split,
+    groups: list[list[int]],
+    frame: Frame,
+    *,
+    image_size: int,
+    should_stop: Callable[[], bool],
+    device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images_BCHW of uint8, channels last in memory; targets_B) for each group of indices.
 
-    A batch is smaller than its group, down to none at all, by the images that turn out to be unreadable.
-    Raises `TrainingStopped` between two images, and what `Split.read` raises.
+    They are on the CPU, for a GPU in memory that it can fetch from while the CPU goes on. A batch is smaller than
+    its group, down to none at all, by the images that turn out to be unreadable. Raises `TrainingStopped` between
+    two images, and what `Split.decode` and `Split.leave_out` raise.
     """
-    for indices in groups:
-        shape = (len(indices), 3, image_size, image_size)
-        images_BCHW = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
-        targets: list[int] = []
-        for index in indices:
-            if should_stop():
-                raise TrainingStopped
-            image = split.read(index, at_least=2 * image_size)
-            if image is not None:
-                images_BCHW[len(targets)] = to_tensor(frame(image, index))
-                targets.append(split.targets[index])
-        yield images_BCHW[: len(targets)], torch.tensor(targets)
+
+    def load(index: int) -> Tensor:
+        return to_tensor(frame(split.decode(index, at_least=2 * image_size), index))
+
+    pinned = device.type == "cuda"
+    ahead = 2 * max(map(len, groups), default=0)
+    with in_order(load, chain.from_iterable(groups), readers=readers_for(device), ahead=ahead) as loaded:
+        for indices in groups:
+            shape = (len(indices), image_size, image_size, 3)
+            images_BCHW = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).permute(0, 3, 1, 2)
+            pixels_BHWC = images_BCHW.permute(0, 2, 3, 1).numpy()  # torch would wake all its threads for each image
+            targets: list[int] = []
+            for index, result in zip(indices, loaded, strict=False):
+                if should_stop():
+                    raise TrainingStopped
+                try:
+                    pixels_BHWC[len(targets)] = result().permute(1, 2, 0).numpy()
+                except UnreadableImage as error:
+                    split.leave_out(index, error)
+                else:
+                    targets.append(split.targets[index])
+            yield images_BCHW[: len(targets)], torch.tensor(targets, pin_memory=pinned)
 
 
 def central(image_size: int) -> Frame:
@@ -109,12 +131,16 @@ def to_tensor(image: Image.Image) -> Tensor:
     return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
 
 
-def normalise(images_BCHW: Tensor) -> Tensor:
+def mean_and_deviation(device: torch.device = CPU) -> Tensor:
+    """ImageNet's, of each channel, as `normalise` takes them: made once, as a copy to a GPU waits for all its work."""
+    return torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device).view(2, 3, 1, 1)
+
+
+def normalise(images_BCHW: Tensor, statistics_2C11: Tensor | None = None) -> Tensor:
     """uint8 0-255 to floats of ImageNet's mean 0 and standard deviation 1 per channel, on the same device."""
-    device = images_BCHW.device
-    mean_C11 = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
-    std_C11 = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
-    return (images_BCHW.float() / 255 - mean_C11) / std_C11
+    mean_C11, std_C11 = mean_and_deviation(images_BCHW.device) if statistics_2C11 is None else statistics_2C11
+    normal_BCHW: Tensor = (images_BCHW.float() / 255 - mean_C11) / std_C11
+    return normal_BCHW
 
 
 def _scaled(image: Image.Image, box: tuple[float, float, float, float], image_size: int) -> Image.Image:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from trainer.run import Run, prepare
 
 STEP_LINE_SECONDS = 3.0
 """Between two lines within an epoch."""
+BATCHES_UNREAD = 2
+"""Whose losses a GPU may still be at work on: who asks for a number waits for it, and the GPU for whoever waits."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,20 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
     run.network.train()
     started = last_line = time.perf_counter()
 
-    loader = batches(split, groups, frame, image_size=request.image_size, should_stop=run.should_stop)
+    waiting: deque[tuple[Tensor, Tensor, int]] = deque()  # loss, number of right answers, images of a batch
+
+    def settle(most: int) -> None:
+        nonlocal loss_sum, correct, seen
+        while len(waiting) > most:
+            loss, right, count = waiting.popleft()
+            _refuse_divergence(run, loss.item(), epoch)
+            loss_sum += loss.item() * count
+            correct += int(right)
+            seen += count
+
+    loader = batches(
+        split, groups, frame, image_size=request.image_size, should_stop=run.should_stop, device=run.device
+    )
     for step, (images_BCHW, targets_B) in enumerate(loader, start=1):
         if run.should_stop():
             raise TrainingStopped
@@ -162,20 +178,19 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
         )
         set_learning_rate(run.optimizer, rate)
 
-        targets_B = targets_B.to(run.device)
+        targets_B = targets_B.to(run.device, non_blocking=True)
         logits_BC = run.logits(images_BCHW)
         loss = functional.cross_entropy(logits_BC, targets_B)
         run.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         run.optimizer.step()
 
-        _refuse_divergence(run, loss.item(), epoch)
-        loss_sum += loss.item() * len(targets_B)
-        correct += int((logits_BC.argmax(dim=1) == targets_B).sum())
-        seen += len(targets_B)
+        waiting.append((loss.detach(), (logits_BC.argmax(dim=1) == targets_B).sum(), len(targets_B)))
+        settle(BATCHES_UNREAD if run.device.type == "cuda" else 0)
 
         now = time.perf_counter()
         if now - last_line >= STEP_LINE_SECONDS:
+            settle(0)
             last_line = now
             line = lines.step_done(
                 epoch,
@@ -187,6 +202,7 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
                 seconds_left=(now - started) * (images - seen) / seen,
             )
             run.logger.info(line)
+    settle(0)
     if not seen:  # of every batch too little was left: batches of what can be read
         return _train_epoch(run, epoch)
     return loss_sum / seen, 100 * correct / seen
@@ -201,7 +217,12 @@ def _validate(run: Run, epoch: int) -> Evaluation:
     targets: list[Tensor] = []
     run.network.eval()
     for images_BCHW, targets_B in batches(
-        split, groups, central(request.image_size), image_size=request.image_size, should_stop=run.should_stop
+        split,
+        groups,
+        central(request.image_size),
+        image_size=request.image_size,
+        should_stop=run.should_stop,
+        device=run.device,
     ):
         if run.should_stop():
             raise TrainingStopped

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from models.schemas import TrainingRequest
 from trainer import lines
-from trainer.data import normalise
+from trainer.data import mean_and_deviation, normalise
 from trainer.errors import TrainingFailed
 from trainer.network import bare_network, build_network
 from trainer.optimizer import build_optimizer
@@ -39,6 +39,7 @@ class Run:
     network: nn.Module
     optimizer: Optimizer
     device: torch.device
+    statistics: Tensor
     bf16: bool
     output_dir: Path
     save_roots: Folders
@@ -47,7 +48,7 @@ class Run:
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """logits_BC of uint8 images that are still on the CPU."""
-        images_BCHW = normalise(images_BCHW.to(self.device))
+        images_BCHW = normalise(images_BCHW.to(self.device, non_blocking=True), self.statistics)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             logits_BC: Tensor = self.network(images_BCHW)
         return logits_BC.float()
@@ -94,5 +95,16 @@ def prepare(
         )
     )
     return Run(
-        request, training, validation, network, optimizer, device, bf16, output_dir, roots.save, logger, should_stop
+        request=request,
+        training=training,
+        validation=validation,
+        network=network,
+        optimizer=optimizer,
+        device=device,
+        statistics=mean_and_deviation(device),
+        bf16=bf16,
+        output_dir=output_dir,
+        save_roots=roots.save,
+        logger=logger,
+        should_stop=should_stop,
     )

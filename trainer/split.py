@@ -65,21 +65,21 @@ class Split:
             digest.update(os.fsencode(path.relative_to(self.root)) + b"\0")
         return digest.hexdigest()
 
-    def read(self, index: int, *, at_least: int) -> Image.Image | None:
-        """An image, or None where it cannot be read, and is left out from here on with a WARNING.
+    def decode(self, index: int, *, at_least: int) -> Image.Image:
+        """An image; from any thread. Raises `UnreadableImage`, and what `read_rgb` raises."""
+        return read_rgb(self.paths[index], at_least=at_least, folders=self.folders)
+
+    def leave_out(self, index: int, error: UnreadableImage) -> None:
+        """Go on without an image that cannot be read, with a WARNING.
 
         Raises `TrainingFailed`: `unreadable_image` where these are too many, `empty_class` where it was the
         last one of its class, which cannot be learned then, nor be measured.
         """
-        try:
-            return read_rgb(self.paths[index], at_least=at_least, folders=self.folders)
-        except UnreadableImage as error:
-            self._refuse_if_gone()
-            self.left_out.add(index)
-            self._left_in_class[self.targets[index]] -= 1
-            self._refuse_too_few(index, error)
-            self.logger.warning(lines.left_out(error))
-            return None
+        self._refuse_if_gone()
+        self.left_out.add(index)
+        self._left_in_class[self.targets[index]] -= 1
+        self._refuse_too_few(index, error)
+        self.logger.warning(lines.left_out(error))
 
     def _refuse_if_gone(self) -> None:
         """A folder that was removed, or whose disk was, is not thousands of broken images."""

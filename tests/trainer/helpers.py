@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from models.schemas import TrainingRequest
+from trainer.images import UnreadableImage
 from trainer.split import Split, load_split
 
 
@@ -89,6 +90,15 @@ def split_of(root: Path, logger: logging.Logger | None = None, **changes: Any) -
     """The images below `root`, as training images."""
     request = request_for(root).model_copy(update={"train_path": str(root)} | changes)
     return load_split(request, "train_path", logger=logger or logging.Logger("test"))
+
+
+def read(split: Split, index: int) -> Image.Image | None:
+    """As a training reads an image."""
+    try:
+        return split.decode(index, at_least=8)
+    except UnreadableImage as error:
+        split.leave_out(index, error)
+        return None
 
 
 def same(one: Any, other: Any) -> bool:

@@ -20,6 +20,7 @@ from tests.trainer.helpers import (
     Lines,
     logger_and_lines,
     never,
+    read,
     request_for,
     same,
     split_of,
@@ -235,16 +236,16 @@ def test_more_broken_images_than_allowed_are_a_failure(tmp_path: Path, share: fl
     for index in broken:
         split.paths[index].write_bytes(b"")
     for index in broken[:-1]:
-        assert split.read(index, at_least=8) is None
+        assert read(split, index) is None
     if not fails:
-        assert split.read(broken[-1], at_least=8) is None
+        assert read(split, broken[-1]) is None
         assert len(lines.at("WARNING")) == bad
         assert split.indices == sorted(set(range(10)) - set(broken))
         return
     with pytest.raises(
         TrainingFailed, match=rf"More images in train_path cannot be read .*, namely {bad} out of 10"
     ) as failure:
-        split.read(broken[-1], at_least=8)
+        read(split, broken[-1])
     assert failure.value.reason == "unreadable_image"
     assert "max_unreadable_share" in str(failure.value)
     assert split.paths[broken[-1]].name in str(failure.value)
@@ -259,9 +260,9 @@ def test_a_share_is_counted_without_rounding(tmp_path: Path, images: int, share:
     for path in split.paths[: allowed + 1]:
         path.write_bytes(b"")
     for index in range(allowed):
-        assert split.read(index, at_least=8) is None
+        assert read(split, index) is None
     with pytest.raises(TrainingFailed):
-        split.read(allowed, at_least=8)
+        read(split, allowed)
 
 
 @pytest.mark.parametrize("field", ["train", "val"])

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
-from tests.trainer.helpers import never, split_of, write_images
+from tests.trainer.helpers import logger_and_lines, never, split_of, write_images
 from trainer.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -131,6 +132,29 @@ def test_a_broken_image_is_missing_from_its_batch_alone(tmp_path: Path) -> None:
     whole = next(batches(split, [[4, 0]], central(8), image_size=8, should_stop=never))
     assert torch.equal(found[0][0], whole[0])
     assert found[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_threads_that_read_ahead_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, {"cat": 30, "dog": 30})
+    for number in (1, 7, 20):
+        (tmp_path / f"cat/{number:03}.png").write_bytes(b"broken")
+    order = epoch_order(60, seed=1, epoch=1, shuffle=True)
+
+    def loaded() -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
+        logger, said = logger_and_lines()
+        split = split_of(tmp_path, logger, max_unreadable_share=0.5)
+        frame = augmented(8, hflip=True, seed=1, epoch=1)
+        return list(batches(split, group(order, 8), frame, image_size=8, should_stop=never)), said.at("WARNING")
+
+    alone, said_alone = loaded()
+    monkeypatch.setattr("trainer.data.readers_for", lambda _device: 4)
+    together, said_together = loaded()
+
+    assert len(said_alone) == 3
+    assert said_together == said_alone
+    for (images, targets), (its_images, its_targets) in zip(together, alone, strict=True):
+        assert torch.equal(images, its_images)
+        assert torch.equal(targets, its_targets)
 
 
 def test_a_stop_takes_effect_between_two_images_of_a_batch(tmp_path: Path) -> None:
