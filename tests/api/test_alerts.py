@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -100,6 +101,23 @@ def test_a_private_target_is_refused_when_it_is_connected_to(http: httpx.Client,
 def test_apprise_services_that_reach_inside_are_refused(http: httpx.Client, url: str) -> None:
     answer = http.post("/api/v2/alerts/channels", json={"name": "c", "kind": "apprise", "url": url})
     assert answer.status_code == 422
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the plugins that Apprise imports
+def test_apprise_delivers_what_a_receiver_refused_at_first(
+    serve: Callable[..., RunningServer], receiver: Receiver, body: dict[str, Any]
+) -> None:
+    with httpx.Client(base_url=serve(alert_private_targets=True).url, timeout=30) as http:
+        url = receiver.url.replace("http://", "json://")
+        channel = http.post("/api/v2/alerts/channels", json={"name": "c", "kind": "apprise", "url": url}).json()
+        rule = {"name": "r", "kind": "status", "statuses": ["running"], "channels": [channel["id"]]}
+        http.post("/api/v2/alerts/rules", json=rule).raise_for_status()
+        http.post("/api/v2/training/start", json=body | {"task_id": "watched"}).raise_for_status()
+        assert receiver.taken.wait(30)
+    assert len(receiver.requests) == 2
+    sent = json.loads(receiver.requests[-1][1])
+    assert sent["title"] == "r"
+    assert sent["message"].startswith("watched: ")
 
 
 def test_the_default_rule_can_be_switched_off_and_deleted(http: httpx.Client) -> None:
