@@ -50,7 +50,7 @@ class Clock(logging.Handler):
 
 
 def write_photographs(root: Path, images: int) -> None:
-    """Smooth noise of 500 x 375 pixels, about 60 KB each, as ImageNet's files are on average."""
+    """Smooth noise of 500 x 375 pixels, about 50 KB each: something to decode, nothing to learn."""
     generator = np.random.default_rng(0)
     for split, count in (("train", images), ("val", 2 * CLASSES)):
         for number in range(count):

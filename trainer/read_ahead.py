@@ -35,8 +35,8 @@ def in_order(
 ) -> Iterator[Loaded[Result]]:
     """`load` of each index, at most `ahead` of them before they are asked for; without readers, none.
 
-    Threads and not processes: Pillow lets go of Python's lock while it decodes and scales. None of them is left
-    at the end.
+    Pillow lets go of Python's lock while it decodes and scales; what is left of the work is done by one thread at
+    a time, and is the limit of this. None of them is left at the end.
     """
     if not readers:
         yield (partial(load, index) for index in indices)
