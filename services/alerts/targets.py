@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,10 +49,14 @@ def resolve(host: str, port: int, *, allow_private: bool) -> str:
 
 
 class CheckedBackend(httpcore.NetworkBackend):
-    """Connects to the very address that was checked. TLS still verifies the name."""
+    """Connects to the very address that was checked. TLS still verifies the name.
 
-    def __init__(self, *, allow_private: bool) -> None:
-        self._allow_private = allow_private
+    Args:
+        until: when connections end, in the time of `time.monotonic`: no receiver holds one by answering slowly.
+    """
+
+    def __init__(self, *, allow_private: bool, until: float) -> None:
+        self._allow_private, self._until = allow_private, until
         self._inner = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -62,4 +68,36 @@ class CheckedBackend(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         address = resolve(host, port, allow_private=self._allow_private)
-        return self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+        stream = self._inner.connect_tcp(address, port, _left(self._until, timeout), local_address, socket_options)
+        return _EndingStream(stream, self._until)
+
+
+class _EndingStream(httpcore.NetworkStream):
+    """Each read and write has the time that is left of the whole, as a limit for each alone is none for the sum."""
+
+    def __init__(self, stream: httpcore.NetworkStream, until: float) -> None:
+        self._stream, self._until = stream, until
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left(self._until, timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left(self._until, timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _EndingStream(
+            self._stream.start_tls(ssl_context, server_hostname, _left(self._until, timeout)), self._until
+        )
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _left(until: float, timeout: float | None) -> float:
+    left = max(until - time.monotonic(), 0.001)
+    return left if timeout is None else min(left, timeout)

@@ -1,0 +1,139 @@
+"""Deliveries to receivers that misbehave, over real connections."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from models.alerts import WebhookBody
+from services.alerts import senders
+from services.alerts.senders import SendError, send
+
+BODY = WebhookBody(type="alert.test", timestamp=datetime(2026, 1, 1, tzinfo=UTC), data={})
+WAIT_S = 30
+Listen = Callable[[Callable[[socket.socket], None]], str]
+
+
+@pytest.fixture
+def listen() -> Iterator[Listen]:
+    """A server that does with its first connection what the test says; answers its URL."""
+    servers: list[tuple[socket.socket, threading.Thread]] = []
+
+    def start(serve: Callable[[socket.socket], None]) -> str:
+        server = socket.create_server(("127.0.0.1", 0))
+
+        def accept() -> None:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return  # nobody came
+            with closing(connection):
+                serve(connection)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.getsockname()[1]}/"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(WAIT_S)
+        server.close()
+
+
+def deliver(url: str, *, allow_private: bool = True) -> None:
+    send({"kind": "webhook", "url": url, "secret": None}, "msg_1", BODY, allow_private=allow_private)
+
+
+def test_a_receiver_that_answers_forever_is_left_and_its_connection_closed(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(senders, "TIMEOUT_S", 0.5)
+    is_closed, stop = threading.Event(), threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+        while not stop.wait(0.05):
+            try:
+                connection.sendall(b"y")
+            except OSError:
+                is_closed.set()
+                return
+
+    try:
+        url = listen(drip)
+        with pytest.raises(SendError, match="no answer"):
+            deliver(url)
+        assert is_closed.wait(WAIT_S)
+    finally:
+        stop.set()
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(senders, "TIMEOUT_S", 0.2)
+    answered = threading.Event()
+
+    def ask(*_: Any, **__: Any) -> list[Any]:
+        answered.wait(WAIT_S)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    try:
+        with pytest.raises(SendError, match=r"within 0\.2 s"):
+            deliver("http://slow.example/")
+    finally:
+        answered.set()
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [["93.184.216.34", "127.0.0.1"], ["::ffff:127.0.0.1"], ["127.0.0.1"]],
+    ids=["one of two", "IPv4 within IPv6", "at once"],
+)
+def test_a_name_that_leads_inside_is_not_connected_to(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, addresses: list[str]
+) -> None:
+    reached = threading.Event()
+    url = listen(lambda connection: reached.set() if connection.recv(1) else None)
+    name_server(monkeypatch, addresses)
+    with pytest.raises(SendError, match="ALERT_PRIVATE_TARGETS"):
+        deliver(url.replace("127.0.0.1", "public.example"), allow_private=False)
+    assert not reached.is_set()
+
+
+def test_a_name_that_changes_between_check_and_use_leads_to_what_was_checked(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding: the first answer is harmless, and every later one leads elsewhere."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    url = listen(answer)
+    asked = name_server(monkeypatch, ["127.0.0.1"], ["192.0.2.1"])
+    deliver(url.replace("127.0.0.1", "rebound.example"))
+    assert asked == ["rebound.example"]
+
+
+def name_server(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """These answers to names, in turn; addresses stand for themselves. Returns what was asked, as it comes."""
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def ask(host: str, port: int, *arguments: Any, **options: Any) -> list[Any]:
+        if not host.endswith(".example"):
+            return list(real(host, port, *arguments, **options))
+        asked.append(host)
+        found = answers[len(asked) - 1]
+        return [each for address in found for each in real(address, port, type=socket.SOCK_STREAM)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask)
+    return asked
