@@ -22,7 +22,7 @@ demo: setup ## train a real network on real images and watch its metrics live
 	$(BIN)/python test_training_metrics.py
 
 test: setup ## run the whole suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: setup ## lint, types, and the direction of imports
 	$(BIN)/ruff check .

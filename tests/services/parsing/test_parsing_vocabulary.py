@@ -15,7 +15,7 @@ ROLES = {
     **{f"context {name}": words for name, words in vocabulary.CONTEXTS.items()},
     **{f"metric {name}": words for name, words in vocabulary.METRICS.items()},
     **{f"statistic {name}": words for name, words in vocabulary.STATISTICS.items()},
-    "filler": tuple(vocabulary.FILLERS),
+    "filler": tuple(sorted(vocabulary.FILLERS)),
 }
 WORDS = [word for words in ROLES.values() for word in words]
 
