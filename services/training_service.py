@@ -215,6 +215,8 @@ class TrainingService(Lifecycle):
                 self._ask_to_stop(task_id, reason, message)
                 answer = _STOP_MESSAGES[type(training.request)]
             elif training is not None:
+                if reason != USER_STOP:
+                    self._note(LogEntry(task_id, "INFO", message))
                 self._end(task_id, TaskStatus.CANCELLED, reason)
                 self._dispatch()
                 answer = "The task was cancelled before it began."

@@ -32,10 +32,11 @@ def get_alerts(
     alerts: Alerts,
     task_id: Annotated[str | None, Query(max_length=64, pattern=NO_NUL)] = None,
     after: Annotated[int | None, Query(ge=0, le=2**63 - 1, description="only those with a higher id")] = None,
+    before: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="only those with a lower id")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> FiringList:
-    """触发过的告警. What has fired, newest first, and whether it was delivered."""
-    return FiringList(alerts=alerts.firings(task_id, after, limit))
+    """触发过的告警. What has fired, newest first, and whether it was delivered; `before` the last one leads on."""
+    return FiringList(alerts=alerts.firings(task_id, after, before, limit))
 
 
 @router.post("/rules", summary="添加告警规则", response_model_exclude_none=True, responses=_OF_A_BODY)
@@ -58,7 +59,7 @@ def get_rule(rule_id: Id, alerts: Alerts) -> Rule:
 
 @router.patch("/rules/{rule_id}", summary="修改告警规则", response_model_exclude_none=True, responses=_OF_A_BODY)
 def change_rule(rule_id: Id, changes: Annotated[dict[str, Any], Body()], alerts: Alerts) -> Rule:
-    """只发送要修改的字段. The fields to change; a changed rule begins anew."""
+    """只发送要修改的字段. A rule begins anew if it looks for something else now, or is switched on."""
     return alerts.change_rule(rule_id, changes)
 
 

@@ -18,7 +18,8 @@ from services.alerts.evaluator import Evaluator
 from services.alerts.outbox import Outbox
 from services.alerts.senders import SendError, check_url, send
 from services.errors import AlertNotFound, InvalidRequest
-from services.storage.alerts import AlertStore, begin, write_rule
+from services.history.goals import goal_of
+from services.storage.alerts import AlertStore, begin, change_rule, write_rule
 from services.storage.database import Database
 from services.storage.events import EventStore
 from services.storage.operations import Apply, Notice
@@ -26,6 +27,7 @@ from services.storage.tables import alert_channels, alert_rules
 from services.training_service import TrainingService
 
 OUT_OF_MEMORY = RuleRequest(name="CUDA out of memory", kind="pattern", pattern=r"(?i)CUDA.*out of memory")
+_NOT_OF_THE_CONDITION = {"name", "enabled", "channels", "action"}
 Result = TypeVar("Result")
 
 
@@ -62,11 +64,12 @@ class AlertService:
     def add_rule(self, request: RuleRequest) -> Rule:
         """Raises: InvalidRequest: its pattern or a channel cannot be used. TaskNotFound."""
         self._check(request)
-        return self.rule(self._write(lambda connection: write_rule(connection, None, request.model_dump(mode="json"))))
+        return self.rule(self._write(lambda connection: write_rule(connection, request.model_dump(mode="json"))))
 
     def change_rule(self, rule_id: int, changes: Mapping[str, Any]) -> Rule:
-        """As `add_rule`. A changed rule begins anew: it knows nothing of the lines before."""
-        stored = self.rule(rule_id).model_dump(mode="json", exclude={"id", "created_at"})
+        """As `add_rule`. A rule that looks for something else, or is switched on, begins anew with the next line."""
+        rule = self.rule(rule_id)
+        stored = rule.model_dump(mode="json", exclude={"id", "created_at"})
         try:
             request = RuleRequest.model_validate({**stored, **changes})
         except ValidationError as error:
@@ -76,7 +79,10 @@ class AlertService:
             ]
             raise InvalidRequest.from_problems(problems) from None
         self._check(request)
-        self._write(lambda connection: write_rule(connection, rule_id, request.model_dump(mode="json")))
+        definition = request.model_dump(mode="json")
+        is_same = all(definition[name] == stored[name] for name in definition.keys() - _NOT_OF_THE_CONDITION)
+        anew = not is_same or (request.enabled and not rule.enabled)
+        self._write(lambda connection: change_rule(connection, rule_id, definition, anew=anew))
         return self.rule(rule_id)
 
     def delete_rule(self, rule_id: int) -> None:
@@ -123,9 +129,11 @@ class AlertService:
             return TestResult(delivered=False, error=str(error))
         return TestResult(delivered=True)
 
-    def firings(self, task_id: str | None = None, after: int | None = None, limit: int = 50) -> list[Firing]:
-        """Newest first."""
-        return [Firing.model_validate(row) for row in self._store.firings(task_id, after, limit)]
+    def firings(
+        self, task_id: str | None = None, after: int | None = None, before: int | None = None, limit: int = 50
+    ) -> list[Firing]:
+        """Newest first; those with an id between these two."""
+        return [Firing.model_validate(row) for row in self._store.firings(task_id, after, before, limit)]
 
     def count(self, task_ids: list[str]) -> dict[str, int]:
         """Firings of each of these tasks that has any."""
@@ -140,6 +148,9 @@ class AlertService:
             except ValueError as error:
                 problem = FieldProblem(field="pattern", code="invalid_pattern", message=str(error))
                 raise InvalidRequest.from_problems([problem]) from None
+        if request.kind == "no_improvement" and request.goal is None and goal_of(request.metric or "") is None:
+            why = f"whether {request.metric} is better high or low cannot be told by its name: give `min` or `max`"
+            raise InvalidRequest.from_problems([FieldProblem(field="goal", code="invalid_rule", message=why)])
         missing = set(request.channels) - {channel.id for channel in self.channels()}
         if missing:
             why = f"there is no channel {min(missing)}; GET /api/v2/alerts/channels lists them"

@@ -114,19 +114,28 @@ def begin(connection: Connection, default_rules: Sequence[dict[str, Any]]) -> No
     if connection.scalar(select(alert_cursor.c.row)) is None:
         connection.execute(insert(alert_cursor), {"id": 1, "row": last_row(connection)})
         for definition in default_rules:
-            write_rule(connection, None, definition)
+            write_rule(connection, definition)
 
 
-def write_rule(connection: Connection, rule_id: int | None, definition: dict[str, Any]) -> int:
-    """Insert or replace a rule; it begins with the next line, and knows nothing of those before."""
+def write_rule(connection: Connection, definition: dict[str, Any]) -> int:
+    """Insert a rule. It begins with the next line."""
     row = {"task_id": definition.get("task_id"), "definition": definition, "after_row": last_row(connection)}
-    if rule_id is not None:
-        connection.execute(delete(alert_states).where(alert_states.c.rule_id == rule_id))
-        connection.execute(update(alert_rules).where(alert_rules.c.id == rule_id).values(row))
-        return rule_id
     key = connection.execute(insert(alert_rules), {**row, "created_at": datetime.now(UTC)}).inserted_primary_key
     assert key is not None
     return int(key[0])
+
+
+def change_rule(connection: Connection, rule_id: int, definition: dict[str, Any], *, anew: bool) -> None:
+    """Replace a rule.
+
+    Args:
+        anew: it begins with the next line, and knows nothing of those before; else it goes on as it was.
+    """
+    row = {"task_id": definition.get("task_id"), "definition": definition}
+    if anew:
+        connection.execute(delete(alert_states).where(alert_states.c.rule_id == rule_id))
+        row["after_row"] = last_row(connection)
+    connection.execute(update(alert_rules).where(alert_rules.c.id == rule_id).values(row))
 
 
 def clear_stop(connection: Connection, firing_id: int) -> list[Notice]:
@@ -169,13 +178,15 @@ class AlertStore(Reader):
             row = connection.execute(query).one_or_none()
             return None if row is None else (row[0], row[1], row[2])
 
-    def firings(self, task_id: str | None, after: int | None, limit: int) -> list[dict[str, Any]]:
+    def firings(self, task_id: str | None, after: int | None, before: int | None, limit: int) -> list[dict[str, Any]]:
         """Newest first, with their deliveries."""
         query = select(alert_firings).order_by(alert_firings.c.id.desc()).limit(limit)
         if task_id is not None:
             query = query.where(alert_firings.c.task_id == task_id)
         if after is not None:
             query = query.where(alert_firings.c.id > after)
+        if before is not None:
+            query = query.where(alert_firings.c.id < before)
         with self._reading() as connection:
             found = [dict(row) for row in connection.execute(query).mappings()]
             wanted = select(alert_deliveries).where(alert_deliveries.c.firing_id.in_([row["id"] for row in found]))

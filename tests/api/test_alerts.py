@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -189,3 +190,122 @@ def test_a_deleted_rule_leaves_no_firing_and_a_deleted_task_no_count(
     dictate().end()
     start(task_id="counted", save_path=str(tmp_path / "again"))
     assert "alerts" not in http.get("/api/v2/training/counted").json()
+
+
+def add(http: httpx.Client, what: str, **fields: Any) -> int:
+    answer = http.post(f"/api/v2/alerts/{what}", json=fields)
+    assert answer.status_code == 200, answer.text
+    return int(answer.json()["id"])
+
+
+def wait_for(find: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 30
+    while not (found := find()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def deliveries(http: httpx.Client, task_id: str) -> list[dict[str, Any]]:
+    alerts = http.get("/api/v2/alerts", params={"task_id": task_id}).json()["alerts"]
+    return [delivery for alert in alerts for delivery in alert.get("deliveries", ())]
+
+
+def test_a_rule_whose_name_changes_goes_on_and_one_whose_condition_changes_begins_anew(
+    http: httpx.Client, dictate: Dictate, start: Start
+) -> None:
+    dictation = dictate()
+    task_id = start()
+    rule = add(http, "rules", name="high", kind="threshold", condition="val_loss > 2", task_id=task_id)
+
+    def fired() -> list[str]:
+        alerts = http.get("/api/v2/alerts", params={"task_id": task_id}).json()["alerts"]
+        return [alert["message"] for alert in reversed(alerts)]
+
+    dictation.say("Epoch [1/9] started", "Validation Loss: 3")
+    wait_for(fired)
+    changed = http.patch(f"/api/v2/alerts/rules/{rule}", json={"name": "still high", "action": None})
+    assert changed.json()["name"] == "still high"
+    dictation.say("Validation Loss: 4", "Validation Loss: 1", "Validation Loss: 5")
+    wait_for(lambda: len(fired()) > 1)
+    http.patch(f"/api/v2/alerts/rules/{rule}", json={"value": 2.5}).raise_for_status()
+    dictation.say("Validation Loss: 6")
+    wait_for(lambda: len(fired()) > 2)
+    assert fired() == ["val_loss is 3, > 2", "val_loss is 5, > 2", "val_loss is 6, > 2.5"]
+    http.delete(f"/api/v2/alerts/rules/{rule}").raise_for_status()
+
+
+def test_no_improvement_of_a_metric_of_unknown_goal_wants_one(http: httpx.Client) -> None:
+    rule = {"name": "r", "kind": "no_improvement", "metric": "gizmo", "epochs": 3}
+    refused = http.post("/api/v2/alerts/rules", json=rule)
+    assert refused.status_code == 422
+    assert [problem["field"] for problem in refused.json()["errors"]] == ["goal"]
+    key = add(http, "rules", **rule, goal="max")
+    http.delete(f"/api/v2/alerts/rules/{key}").raise_for_status()
+
+
+def test_a_task_that_is_cancelled_while_it_waits_names_the_rule(
+    serve: Callable[..., RunningServer], body: dict[str, Any]
+) -> None:
+    server = serve(max_training_concurrent_cpu=0)
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        add(http, "rules", name="no waiting", kind="status", statuses=["queued"], action="stop")
+        task_id = http.post("/api/v2/training/start", json=body).json()["task_id"]
+        status = wait_for(
+            lambda: (found := http.get(f"/api/v2/training/{task_id}").json())["status"] == "cancelled" and found
+        )
+        assert status["reason"] == "alert"
+        lines = http.get(f"/api/v2/training/{task_id}/logs/history").json()["entries"]
+        assert any("no waiting" in line["message"] for line in lines)
+
+
+def test_older_alerts_are_paged_to(http: httpx.Client, dictate: Dictate, start: Start) -> None:
+    dictation = dictate()
+    task_id = start()
+    rules = [add(http, "rules", name=f"r{n}", kind="pattern", pattern="at once", task_id=task_id) for n in range(3)]
+    dictation.say("all at once")
+
+    def page(**query: Any) -> list[dict[str, Any]]:
+        return list(http.get("/api/v2/alerts", params={"task_id": task_id, "limit": 2, **query}).json()["alerts"])
+
+    oldest = wait_for(lambda: (found := page()) and page(before=found[-1]["id"]))
+    assert len(oldest) == 1
+    assert {alert["rule_id"] for alert in [*page(), *oldest]} == set(rules)
+    for rule in rules:
+        http.delete(f"/api/v2/alerts/rules/{rule}").raise_for_status()
+
+
+def test_a_receiver_that_is_gone_for_good_is_told_once(
+    serve: Callable[..., RunningServer], body: dict[str, Any]
+) -> None:
+    receiver = Receiver(answers=[410, 410])
+    try:
+        with httpx.Client(base_url=serve(alert_private_targets=True).url, timeout=30) as http:
+            channel = add(http, "channels", name="gone", kind="webhook", url=receiver.url)
+            add(http, "rules", name="r", kind="status", statuses=["running"], channels=[channel])
+            task_id = http.post("/api/v2/training/start", json=body).json()["task_id"]
+            (told,) = wait_for(lambda: [each for each in deliveries(http, task_id) if each["state"] != "pending"])
+            assert told == {"channel_id": channel, "state": "failed", "tries": 1, "error": "the receiver answered 410"}
+            assert len(receiver.requests) == 1
+    finally:
+        receiver.close()
+
+
+def test_a_dead_receiver_delays_neither_another_nor_the_training(
+    serve: Callable[..., RunningServer], body: dict[str, Any]
+) -> None:
+    receiver = Receiver()
+    with socket.create_server(("127.0.0.1", 0)) as dead:  # connects, and is never answered
+        url = f"http://127.0.0.1:{dead.getsockname()[1]}/"
+        with httpx.Client(base_url=serve(alert_private_targets=True).url, timeout=30) as http:
+            channels = [
+                add(http, "channels", name="dead", kind="webhook", url=url),
+                add(http, "channels", name="well", kind="webhook", url=receiver.url),
+            ]
+            add(http, "rules", name="r", kind="status", statuses=["running", "completed"], channels=channels)
+            task_id = http.post("/api/v2/training/start", json=body).json()["task_id"]
+            wait_for(lambda: len(receiver.requests) == 2)
+            states = {(each["channel_id"], each["state"]) for each in deliveries(http, task_id)}
+            assert (channels[0], "delivered") not in states
+            assert http.get(f"/api/v2/training/{task_id}").json()["status"] == "completed"
+    receiver.close()

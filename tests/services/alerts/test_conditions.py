@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.alerts import RuleRequest
 from models.schemas import TaskStatus
@@ -54,3 +59,62 @@ def test_a_status_may_be_asked_for_with_reasons() -> None:
     lines = [LogEntry("t", "INFO", "x", change=StatusChange(TaskStatus.FAILED, reason)) for reason in ("a", "b")]
     assert fired({"kind": "status", "statuses": ["failed"]}, lines) == [0, 1]
     assert fired({"kind": "status", "statuses": ["failed"], "reasons": ["b"]}, lines) == [1]
+
+
+NUMBERS = st.one_of(st.none(), st.sampled_from([0.0, 1.0, 2.0, 3.0, 4.0]))
+RULES: list[dict[str, Any]] = [
+    {"kind": "threshold", "condition": "val_loss > 2"},
+    {"kind": "threshold", "condition": "val_loss >= 2 for 2 epochs"},
+    {"kind": "no_improvement", "metric": "val_loss", "epochs": 2},
+    {"kind": "not_finite"},
+    {"kind": "pattern", "pattern": "memory"},
+]
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[LogEntry]:
+    """Lines of a few attempts, each of which begins at an epoch that was trained before, or at the next."""
+    lines: list[LogEntry] = []
+    epoch = 0
+    for attempt in range(1, draw(st.integers(1, 3)) + 1):
+        epoch = draw(st.integers(0, epoch))
+        for _ in range(draw(st.integers(0, 5))):
+            epoch += 1
+            for number in draw(st.lists(NUMBERS, max_size=3)):
+                message = draw(st.sampled_from(["fine", "out of memory"]))
+                lines.append(LogEntry("t", "INFO", message, {"epoch": epoch, "val_loss": number}, attempt=attempt))
+    return lines
+
+
+@given(numbers=st.lists(NUMBERS))
+def test_a_threshold_fires_where_it_begins_to_hold(numbers: list[float | None]) -> None:
+    finite = [(index, number) for index, number in enumerate(numbers) if number is not None]
+    before = [(-1, 0.0), *finite]
+    begins = [index for (_, was), (index, now) in zip(before, finite, strict=False) if now > 2 >= was]
+    assert fired(RULES[0], values("val_loss", *numbers)) == begins
+
+
+@pytest.mark.parametrize("fields", RULES, ids=lambda fields: str(fields["kind"]))
+@given(lines=logs())
+def test_a_restart_after_any_line_changes_nothing(fields: dict[str, Any], lines: list[LogEntry]) -> None:
+    rule, stored = RuleRequest(name="r", **fields), "{}"
+    found = []
+    for index, line in enumerate(lines):
+        state = json.loads(stored)
+        if advance(rule, state, line) is not None:
+            found.append(index)
+        stored = json.dumps(state)
+    assert found == fired(fields, lines)
+
+
+@pytest.mark.parametrize("fields", RULES[1:3], ids=lambda fields: str(fields["kind"]))
+@given(lines=logs(), again=st.integers(1, 5))
+def test_epochs_that_are_trained_again_count_once(fields: dict[str, Any], lines: list[LogEntry], again: int) -> None:
+    """What is said of an epoch that has ended changes nothing, however often it is said."""
+    epochs = [epoch for line in lines if (epoch := (line.metrics or {}).get("epoch")) is not None]
+    last = LogEntry("t", "INFO", "x", {"epoch": 1 + max(epochs, default=0)})
+    rule, state = RuleRequest(name="r", **fields), State()
+    for line in [*lines, last]:
+        advance(rule, state, line)
+    repeated = [line for line in lines for _ in range(again)]
+    assert [line for line in [*repeated, last] if advance(rule, state, line) is not None] == []
