@@ -14,6 +14,7 @@ imported where no trainer is. `client.demo` holds what only the demonstration sc
 """
 
 from client.errors import ServiceError, ServiceUnreachable
+from client.follow import ServiceEvent
 from client.training_client import TrainingClient
 
-__all__ = ["ServiceError", "ServiceUnreachable", "TrainingClient"]
+__all__ = ["ServiceError", "ServiceEvent", "ServiceUnreachable", "TrainingClient"]

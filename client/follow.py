@@ -1,15 +1,17 @@
-"""Following a log over a network that fails, without losing or repeating a line.
+"""Following a stream over a network that fails, without losing or repeating anything.
 
-The service numbers the lines of a task 1, 2, 3... and publishes a line only after it is stored, so the
-number of the last line seen is all that a follower must remember: a new connection with it in
-`Last-Event-ID` goes on with the next line, also after a restart of the service. Protocol: "Server-sent
-events" in the WHATWG HTML standard.
+The service publishes only what is stored, and gives it an id that is the same ever after, so the last id
+seen is all that a follower must remember: a new connection with it in `Last-Event-ID` goes on behind it,
+also after a restart of the service. Protocol: "Server-sent events" in the WHATWG HTML standard.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import httpx
 from httpx_sse import ServerSentEvent, SSEError, connect_sse
@@ -21,16 +23,16 @@ KEEP_ALIVE = 15.0
 """Seconds: the service sends a comment at least this often, so longer silence means a dead connection."""
 SILENCE = 3 * KEEP_ALIVE
 LONGEST_DELAY = 30.0
+Item = TypeVar("Item")
 TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
 """Statuses that a service, or the proxy before it, gives while it starts, stops or is busy."""
 
 
-class LogFollower:
-    """One reader's place in one log.
+class Follower(ABC, Generic[Item]):
+    """One reader's place in one stream.
 
-    Iterating yields every line after `after`, each once, and ends after the task's last line. A lost
-    connection is taken up again after the service's `retry:` time, which doubles, up to 30 s, for every
-    attempt that brought nothing.
+    Iterating yields everything behind `last_id`, each once. A lost connection is taken up again after the
+    service's `retry:` time, which doubles, up to 30 s, for every attempt that brought nothing.
 
     Raises `ServiceError` where the service refuses, `ServiceUnreachable` after `attempts` attempts in a
     row that brought nothing. A connection that was cut after it had been open for a while does not count
@@ -41,15 +43,17 @@ class LogFollower:
         self,
         http: httpx.Client,
         path: str,
-        after: int = 0,
+        last_id: str,
         *,
+        query: Mapping[str, str] | None = None,
         attempts: int = 8,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.last_id = after
+        self._last_id = last_id
         self._http = http
         self._path = path
+        self._query = query or {}
         self._attempts = attempts
         self._sleep = sleep
         self._clock = clock
@@ -57,10 +61,14 @@ class LogFollower:
         self._ended = False
         self._opened: float | None = None
 
-    def __iter__(self) -> Iterator[StoredLogEntry]:
+    @abstractmethod
+    def _read(self, event: ServerSentEvent) -> Item | None:
+        """What an event says, if it says anything new. Raises: TypeError, ValueError: it is none of this service."""
+
+    def __iter__(self) -> Iterator[Item]:
         fruitless = 0
         while True:
-            before, self._opened, cut = self.last_id, None, True
+            before, self._opened, cut = self._last_id, None, True
             error: Exception
             try:
                 yield from self._one_connection()
@@ -75,7 +83,7 @@ class LogFollower:
             if self._ended:
                 return
             was_open = self._opened is not None and self._clock() - self._opened > KEEP_ALIVE
-            fruitless = 0 if self.last_id > before or (cut and was_open) else fruitless + 1
+            fruitless = 0 if self._last_id != before or (cut and was_open) else fruitless + 1
             if fruitless == self._attempts:
                 raise error
             self._sleep(self._delay(fruitless))
@@ -85,15 +93,15 @@ class LogFollower:
         doubled: float = self._retry * 2 ** max(fruitless - 1, 0)
         return max(self._retry, min(doubled, LONGEST_DELAY))
 
-    def _one_connection(self) -> Iterator[StoredLogEntry]:
-        """Lines until this connection ends, for whatever reason."""
+    def _one_connection(self) -> Iterator[Item]:
+        """What this connection brings until it ends, for whatever reason."""
         # Compression would hold lines back until a block is full, and a cut block could not be read.
         headers = {"Accept-Encoding": "identity"}
-        if self.last_id:
-            headers["Last-Event-ID"] = str(self.last_id)
+        if self._last_id:
+            headers["Last-Event-ID"] = self._last_id
         timeout = httpx.Timeout(**{**self._http.timeout.as_dict(), "read": SILENCE})
-        with connect_sse(self._http, "GET", self._path, headers=headers, timeout=timeout) as source:
-            if source.response.status_code == httpx.codes.NO_CONTENT:  # all lines were seen before
+        with connect_sse(self._http, "GET", self._path, params=self._query, headers=headers, timeout=timeout) as source:
+            if source.response.status_code == httpx.codes.NO_CONTENT:  # everything was seen before
                 self._ended = True
                 return
             if source.response.status_code != httpx.codes.OK:
@@ -102,24 +110,56 @@ class LogFollower:
             self._opened = self._clock()
             try:
                 for event in source.iter_sse():
-                    yield from self._lines_of(event, source.response)
+                    if event.retry is not None:
+                        self._retry = max(event.retry / 1000, 0.1)
+                    if not event.data:
+                        continue
+                    try:
+                        item = self._read(event)
+                    except (TypeError, ValueError) as error:
+                        raise unexpected(source.response) from error
+                    if item is not None:
+                        yield item
                     if self._ended:
                         return
             except SSEError as error:  # not an event stream
                 raise unexpected(source.response) from error
 
-    def _lines_of(self, event: ServerSentEvent, response: httpx.Response) -> Iterator[StoredLogEntry]:
-        """The log line in an event, if it holds one that is new."""
-        if event.retry is not None:
-            self._retry = max(event.retry / 1000, 0.1)
-        if event.event != "message" or not event.data:
-            return
-        try:
-            entry = StoredLogEntry.model_validate({**event.json(), "id": event.id})
-        except (TypeError, ValueError) as error:
-            raise unexpected(response) from error
+
+class LogFollower(Follower[StoredLogEntry]):
+    """The lines of one task behind line number `after`; ends after the task's last line."""
+
+    def __init__(self, http: httpx.Client, path: str, after: int = 0, **options: Any) -> None:
+        super().__init__(http, path, str(after) if after else "", **options)
+        self.last_id = after
+
+    def _read(self, event: ServerSentEvent) -> StoredLogEntry | None:
+        if event.event != "message":
+            return None
+        entry = StoredLogEntry.model_validate({**event.json(), "id": event.id})
         if entry.id <= self.last_id:
-            return
-        self.last_id = entry.id
+            return None
+        self.last_id, self._last_id = entry.id, event.id
         self._ended = entry.status is not None and entry.status.is_terminal
-        yield entry
+        return entry
+
+
+@dataclass(frozen=True)
+class ServiceEvent:
+    """Something that happened to a task; `id` is the place to go on from, also in another process."""
+
+    id: str
+    type: str
+    task_id: str | None
+    data: Mapping[str, Any]
+
+
+class EventFollower(Follower[ServiceEvent]):
+    """What happens to tasks, without an end."""
+
+    def _read(self, event: ServerSentEvent) -> ServiceEvent | None:
+        data = event.json()
+        if not isinstance(data, dict):
+            raise TypeError
+        self._last_id = event.id
+        return ServiceEvent(event.id, event.event, data.get("task_id"), data)

@@ -6,19 +6,21 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from client.errors import refusal, unexpected, unreachable
-from client.follow import LogFollower
+from client.follow import EventFollower, LogFollower, ServiceEvent
 from models.alerts import Channel, Firing, FiringList, Rule
 from models.history import ComparisonResponse, MetricsResponse
 from models.schemas import (
     ActionResponse,
+    CheckResponse,
     CommandRequest,
     HealthResponse,
     LogPage,
@@ -103,8 +105,11 @@ class TrainingClient:
         Fields are checked by the service alone, so there is one set of rules and one kind of error. To be
         able to repeat a start whose answer was lost, give a `task_id`: the second one is then a 409.
         """
-        body = (request.model_dump(mode="json", exclude_unset=True) if request else {}) | written(fields)
-        return self._ask("POST", f"{TRAINING}/start", TaskResponse, json=body)
+        return self._ask("POST", f"{TRAINING}/start", TaskResponse, json=body_of(request, fields))
+
+    def check(self, request: TrainingRequest | CommandRequest | None = None, /, **fields: Any) -> CheckResponse:
+        """What `start` would say of a request, without starting it; `ServiceError` has each field's problem."""
+        return self._ask("POST", f"{TRAINING}/check", CheckResponse, json=body_of(request, fields))
 
     def import_log(self, path: str | os.PathLike[str], **fields: Any) -> TaskResponse:
         """Make a task of a log file; with `follow=True` of one that is still being written."""
@@ -154,10 +159,11 @@ class TrainingClient:
         *,
         level: str | None = None,
         stage: Stage | str | None = None,
+        contains: str | None = None,
         page_size: int = 500,
     ) -> Iterator[StoredLogEntry]:
         """The log so far, oldest line first, from the line after `after`. Does not wait for more."""
-        query = {"limit": page_size, **given(level=level, stage=stage)}
+        query = {"limit": page_size, **given(level=level, stage=stage, contains=contains)}
         position: int | None = after
         while position is not None:
             page = self._ask("GET", f"{task_path(task_id)}/logs/history", LogPage, params={**query, "after": position})
@@ -171,10 +177,47 @@ class TrainingClient:
         """
         return iter(LogFollower(self._http, f"{task_path(task_id)}/logs", after, sleep=self._sleep))
 
+    def events(
+        self, task_ids: Iterable[str] = (), types: Iterable[str] = (), after: str = ""
+    ) -> Iterator[ServiceEvent]:
+        """What happens to all tasks, or to some, from now on, or from the event with the id `after`; without an end.
+
+        Survives lost connections and restarts of the service.
+        """
+        query = {name: ",".join(each) for name, each in (("ids", task_ids), ("types", types)) if each}
+        return iter(EventFollower(self._http, f"{TRAINING}/events", after, query=query, sleep=self._sleep))
+
     def metrics(self, task_id: str, names: Iterable[str] | None = None, **query: Any) -> MetricsResponse:
         """The course of each metric, or of those named; `x`, `after`, `max_points` and more as in the guide."""
         named = None if names is None else ",".join(names)
         return self._ask("GET", f"{task_path(task_id)}/metrics", MetricsResponse, params=given(names=named, **query))
+
+    def export(
+        self,
+        task_id: str,
+        file: str | os.PathLike[str],
+        format: Literal["csv", "jsonl", "tensorboard"] = "csv",  # noqa: A002 - the parameter's public name
+        names: Iterable[str] | None = None,
+    ) -> None:
+        """Write every point of a task's metrics, or of those named, into a file, which is there once it is whole.
+
+        TensorBoard reads files alone whose name has `tfevents` in it: `runs/a/events.out.tfevents.a`.
+        """
+        query = given(format=format, names=None if names is None else ",".join(names))
+        part = Path(f"{os.fspath(file)}.part")
+        try:
+            with self._http.stream("GET", f"{task_path(task_id)}/metrics/export", params=query) as response:
+                if not response.is_success:
+                    response.read()
+                    raise refusal(response)
+                with part.open("wb") as written_to:
+                    for piece in response.iter_bytes():
+                        written_to.write(piece)
+            part.replace(file)
+        except httpx.RequestError as error:
+            raise unreachable(self._http.base_url, error) from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def compare(self, task_ids: Iterable[str], names: Iterable[str] | None = None, **query: Any) -> ComparisonResponse:
         """Tasks side by side: their series on one axis, best and last values, and what their requests differ in."""
@@ -235,6 +278,10 @@ class TrainingClient:
             return answer.model_validate_json(response.content)
         except ValidationError as error:
             raise unexpected(response) from error
+
+
+def body_of(request: TrainingRequest | CommandRequest | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+    return (request.model_dump(mode="json", exclude_unset=True) if request else {}) | written(fields)
 
 
 def task_path(task_id: str) -> str:

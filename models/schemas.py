@@ -350,6 +350,9 @@ class LogPage(BaseModel):
     task_id: str
     entries: list[StoredLogEntry]
     next_after: int | None = Field(default=None, description="pass as `after` for the next page; absent on the last")
+    next_before: int | None = Field(
+        default=None, description="of a page that `before` asked for: pass as `before` for the one before it"
+    )
 
 
 class TaskPage(BaseModel):
@@ -358,6 +361,13 @@ class TaskPage(BaseModel):
     event_id: str | None = Field(default=None, description="where `/api/v2/training/events?after=` goes on from here")
     tasks: list[TaskResponse]
     next_cursor: str | None = Field(default=None, description="pass as `cursor` for the next page; absent on the last")
+
+
+class CheckResponse(BaseModel):
+    """Answer of `check`: the request can be started."""
+
+    device: str = Field(description="where it would run")
+    warnings: list[str] = Field(description="what it may not have meant, such as fields that are not known")
 
 
 class ActionResponse(BaseModel):

@@ -38,7 +38,7 @@ from services.log_handler import TrainingLogHandler
 from services.memory import release_free_memory
 from services.parsing import LineParser, Memory, check_reading
 from services.paths import PathPolicy
-from services.requests import from_stored, from_stored_unchecked, problems_in_words
+from services.requests import NO_GPU, from_stored, from_stored_unchecked, problems_in_words
 from services.scheduler import Scheduler
 from services.state_machine import (
     FINISHED,
@@ -57,7 +57,6 @@ from trainer.errors import TrainingFailed, TrainingStopped
 logger = logging.getLogger(__name__)
 
 INTERRUPTION = "The service ended during this training."
-NO_GPU = "No CUDA GPU on this machine: training on the CPU."
 LAST_MESSAGE = "任务结束"
 """Message of every task's last line; deployed clients print it."""
 

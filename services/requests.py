@@ -11,11 +11,14 @@ from typing import Any, Final, Literal
 from pydantic import ValidationError
 
 from models.schemas import AnyRequest, CommandRequest, ImportRequest, LogReading, Stage, TaskStatus, TrainingRequest
+from services.devices import CPU
 from services.executors.choice import Name
+from services.log_entry import clean_text
 from services.state_machine import ACCEPTED, Transition
 from services.task_state import IMPORT, TRAINING, TaskState
 
 _PATHS: Final = ("train_path", "val_path", "save_path", "weight_path", "working_dir", "path")
+NO_GPU: Final = "No CUDA GPU on this machine: training on the CPU."
 _SHOWN = 200
 """Characters of a command in its first line."""
 
@@ -58,6 +61,19 @@ def new_task(
         warnings=warnings,
         history=(Transition(TaskStatus.PENDING, ACCEPTED, moment),),
     )
+
+
+def unknown_fields(request: AnyRequest) -> tuple[str, ...]:
+    """What to tell of fields that nobody knows: a misspelt one would be missed otherwise."""
+    return tuple(f"Unknown field {clean_text(name)!r} was ignored." for name in sorted(request.model_extra or ()))
+
+
+def doubts(request: AnyRequest, device: str) -> list[str]:
+    """What a request that can be done may not have meant."""
+    found = list(unknown_fields(request))
+    if device == CPU and not isinstance(request, ImportRequest) and request.device != CPU:
+        found.append(NO_GPU)
+    return found
 
 
 def unread(state: TaskState) -> TaskState:

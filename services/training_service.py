@@ -22,17 +22,17 @@ from models.schemas import (
 from services.base_service import WRITE_TIMEOUT_S
 from services.checks import RESERVED_TASK_IDS, check_allowed, find_problems, resolve_device, save_path_problems
 from services.claims import Claims
-from services.devices import CPU, Gpu
+from services.devices import Gpu
 from services.errors import InvalidRequest, StorageUnavailable, TaskConflict, TaskNotFound
 from services.executors.choice import Executors
 from services.latest_metrics import LatestMetrics
-from services.lifecycle import LAST_MESSAGE, NO_GPU, Lifecycle
-from services.log_entry import LogEntry, clean_text
+from services.lifecycle import LAST_MESSAGE, Lifecycle
+from services.log_entry import LogEntry
 from services.log_handler import TrainingLogHandler
 from services.parsing import check_reading
 from services.paths import PathPolicy, claim_output_dir
 from services.reparse import Reparser
-from services.requests import describe, from_stored_unchecked, new_task
+from services.requests import describe, doubts, from_stored_unchecked, new_task, unknown_fields
 from services.resources import check_devices, describe_resources, list_devices
 from services.resuming import check_resumable, how_it_ended, refuse_unless_ended_early
 from services.scheduler import Scheduler
@@ -102,14 +102,22 @@ class TrainingService(Lifecycle):
         self._refuse_while_degraded()
         if self._closing:
             raise StorageUnavailable("The service is shutting down.", code="shutting_down")
+        device = self.check_request(request)
+        task_id = request.task_id or str(uuid.uuid4())
+        with self._admission(task_id, device):
+            return self._accept(request, task_id, device)
+
+    def check_request(self, request: AnyRequest) -> str:
+        """The device that a request would get. Whether its id and its name are free shows at the start alone.
+
+        Raises: as `start_training`, for what is wrong with the request itself.
+        """
         check_allowed(request, self._paths, allow_commands=self._allow_commands)
         device, device_problem = resolve_device(request, self._gpus)
         problems = [*device_problem, *find_problems(request, self._paths), *save_path_problems(request, self._runs_dir)]
         if problems:
             raise InvalidRequest.from_problems(problems)
-        task_id = request.task_id or str(uuid.uuid4())
-        with self._admission(task_id, device):
-            return self._accept(request, task_id, device)
+        return device
 
     def _accept(self, request: AnyRequest, task_id: str, device: str) -> TaskState:
         """Make a task of a request that has been checked, and run it as soon as its device is free."""
@@ -121,9 +129,7 @@ class TrainingService(Lifecycle):
 
     def _store_and_run(self, request: AnyRequest, task_id: str, device: str, output_dir: Path) -> TaskState:
         entry = LogEntry(task_id, "INFO", f"Task accepted: {describe(request, device)}")
-        unknown = tuple(
-            f"Unknown field {clean_text(name)!r} was ignored." for name in sorted(request.model_extra or ())
-        )
+        unknown = unknown_fields(request)
         state = new_task(
             request,
             task_id,
@@ -143,9 +149,7 @@ class TrainingService(Lifecycle):
             if isinstance(error, TimeoutError):
                 raise StorageUnavailable("The store did not take the task in time. Look at its disk.") from error
             raise
-        warnings = list(unknown)
-        if device == CPU and not isinstance(request, ImportRequest) and request.device != CPU:
-            warnings.append(NO_GPU)
+        warnings = doubts(request, device)
         # From here on the task is accepted: it is in the store, and will run. At worst its first lines
         # wait, or the service is closing and the next one takes it up.
         with suppress(TimeoutError, StorageUnavailable):

@@ -16,6 +16,7 @@ from api.streams import KEEP_ALIVE_S, RETRY_MS, SEND_TIMEOUT_S, LogStream
 from api.strict_json import StrictJsonRoute
 from models.schemas import (
     ActionResponse,
+    CheckResponse,
     DetailedLogEntry,
     ImportRequest,
     LogPage,
@@ -30,6 +31,7 @@ from models.schemas import (
 )
 from services.errors import StorageUnavailable
 from services.log_entry import narrow, to_wire
+from services.requests import doubts
 from services.task_state import TaskState
 from services.training_service import TrainingService
 
@@ -162,6 +164,16 @@ def start_training(request: Annotated[StartRequest, Body()], service: Service) -
     return answer(service, service.start_training(request), with_history=None)[0]
 
 
+@router.post("/check", summary="检查训练请求", responses=documented(400, 401, 403, 413, 422, 503))
+def check_training(request: Annotated[StartRequest, Body()], service: Service) -> CheckResponse:
+    """只检查，不启动. What `start` would say of the request itself, without starting anything.
+
+    Whether its `task_id` and its `name` are free shows at the start alone.
+    """
+    device = service.check_request(request)
+    return CheckResponse(device=device, warnings=doubts(request, device))
+
+
 @router.post(
     "/import",
     summary="导入训练日志",
@@ -289,13 +301,22 @@ def get_log_history(
         str | None, Query(max_length=16, pattern=NO_NUL, description="only lines of this level, e.g. WARNING")
     ] = None,
     stage: Annotated[Stage | None, Query(description="only lines of this stage")] = None,
+    contains: Annotated[
+        str | None,
+        Query(min_length=1, max_length=200, pattern=NO_NUL, description="only lines with this text, in any case"),
+    ] = None,
+    before: Annotated[
+        int | None, Query(ge=1, le=MAX_SEQ, description="the last lines before this number, instead of the first")
+    ] = None,
 ) -> LogPage:
     """分页返回已保存的日志. Stored lines in pages, oldest first; `id` is the id that the line has in the stream.
 
-    A page of long lines has fewer than `limit`.
+    A page of long lines has fewer than `limit`. With `before` pages lead backwards, by `next_before`.
     """
     attempt = service.get_task(task_id).attempt
-    found = service.store.read_entries(task_id, after=after, limit=limit + 1, level=level, stage=stage)
+    found = service.store.read_entries(
+        task_id, after=after, before=before, limit=limit + 1, level=level, stage=stage, contains=contains
+    )
     page, characters = LogPage(task_id=task_id, entries=[]), 0
     for entry in found[:limit]:
         wire = to_wire(entry, attempt) if metrics is None else narrow(to_wire(entry, attempt), metrics)
@@ -303,8 +324,13 @@ def get_log_history(
         characters += len(entry.message)
         if characters > MAX_PAGE_CHARACTERS:
             break
-    if len(found) > len(page.entries):
+    is_more = len(found) > len(page.entries)
+    if before is not None:
+        page.entries.reverse()
+    if is_more and before is None:
         page.next_after = page.entries[-1].id
+    elif is_more:
+        page.next_before = page.entries[0].id
     return page
 
 

@@ -77,13 +77,23 @@ class Store(Reader):
         task_id: str,
         *,
         after: int = 0,
+        before: int | None = None,
         limit: int | None = None,
         level: str | None = None,
         stage: str | None = None,
+        contains: str | None = None,
     ) -> list[LogEntry]:
-        """Lines with a sequence number above `after`, oldest first."""
+        """Lines with a sequence number above `after`, oldest first; or those below `before`, newest first.
+
+        Args:
+            contains: only lines with this text, in small or capital letters.
+        """
         entries = log_entries.c
         query = select(log_entries).where(entries.task_id == task_id, entries.seq > after).order_by(entries.seq)
+        if before is not None:
+            query = query.where(entries.seq < before).order_by(None).order_by(entries.seq.desc())
+        if contains is not None:
+            query = query.where(entries.message.icontains(contains, autoescape=True))
         if level is not None:
             query = query.where(func.upper(entries.level) == level.upper())
         if stage is not None:

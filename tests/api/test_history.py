@@ -58,6 +58,32 @@ def test_history_of_a_running_task_is_what_viewers_have_seen(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 1000])
+def test_pages_lead_backwards_from_the_end(http: httpx.Client, train: Train, limit: int) -> None:
+    task_id, events = train(*LINES)
+    rows: list[dict[str, Any]] = []
+    before: int | None = 2**63 - 1
+    while before is not None:
+        found = page(http, task_id, before=before, limit=limit)
+        assert "next_after" not in found
+        assert len(found["entries"]) <= limit
+        rows[:0] = found["entries"]
+        before = found.get("next_before")
+
+    assert rows == as_rows(events)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("validation loss", [LINES[2], LINES[6]]), ("85%", [LINES[5]]), ("5%", [LINES[2], LINES[5]])]
+)
+def test_lines_are_found_by_their_text(http: httpx.Client, train: Train, text: str, found: list[str]) -> None:
+    task_id, _ = train(*LINES)
+
+    assert [entry["message"] for entry in page(http, task_id, contains=text)["entries"]] == found
+    backwards = page(http, task_id, contains=text, before=2**63 - 1, limit=1)
+    assert [entry["message"] for entry in backwards["entries"]] == found[-1:]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 1000])
 def test_pages_together_are_the_whole_log(http: httpx.Client, train: Train, limit: int) -> None:
     task_id, events = train(*LINES)
     entries: list[dict[str, Any]] = []

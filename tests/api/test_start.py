@@ -490,3 +490,20 @@ def test_no_body_is_answered_with_a_500(http: httpx.Client, content: bytes) -> N
 
     assert answer.status_code in {400, 422}
     assert_refused_or_accepted(answer)
+
+
+def test_check_says_what_start_would_and_starts_nothing(http: httpx.Client, body: dict[str, Any]) -> None:
+    before = http.get("/api/v2/training").json()["tasks"]
+    good = http.post("/api/v2/training/check", json=body | {"lerning_rate": 1, "device": "cuda"})
+    bad = body | {"model": "resnet", "num_classes": 7}
+    checked, started = (http.post(f"/api/v2/training/{what}", json=bad) for what in ("check", "start"))
+
+    assert good.status_code == 200
+    assert good.json() == {
+        "device": "cpu",
+        "warnings": ["Unknown field 'lerning_rate' was ignored.", "No CUDA GPU on this machine: training on the CPU."],
+    }
+    assert checked.status_code == started.status_code == 422
+    assert checked.json()["errors"] == started.json()["errors"]
+    assert http.get("/api/v2/training").json()["tasks"] == before
+    assert not Path(body["save_path"]).exists()

@@ -149,6 +149,43 @@ def test_history_reads_all_pages() -> None:
     ]
 
 
+def test_check_starts_nothing(tmp_path: Path) -> None:
+    wire = Wire({"device": "cpu", "warnings": ["w"]})
+    with client_of(wire) as client:
+        assert client.check(model="resnet18", train_path=tmp_path).warnings == ["w"]
+    assert wire.asked == ["POST /api/v2/training/check"]
+    assert json.loads(wire.requests[0].content) == {"model": "resnet18", "train_path": str(tmp_path)}
+
+
+def test_export_writes_a_file_that_is_whole_or_not_there(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    refusal = httpx.Response(404, json={"detail": "no such task", "code": "task_not_found"})
+    wire = Wire(httpx.Response(200, content=b'{"epoch": 1}\n'), refusal)
+    with client_of(wire) as client:
+        client.export("t", file, "jsonl", names=["a", "b"])
+        with pytest.raises(ServiceError, match="no such task"):
+            client.export("u", tmp_path / "none.csv")
+    assert wire.asked[0] == "GET /api/v2/training/t/metrics/export?format=jsonl&names=a%2Cb"
+    assert file.read_bytes() == b'{"epoch": 1}\n'
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_events_go_on_where_they_were_cut() -> None:
+    def stream(*frames: str) -> httpx.Response:
+        return httpx.Response(200, text="".join(frames), headers={"content-type": "text/event-stream"})
+
+    first = 'retry: 100\r\n\r\nid: 7.0\r\n\r\nid: 8.0\r\nevent: metric\r\ndata: {"task_id": "t", "n": 1}\r\n\r\n'
+    second = "id: 9.0\r\nevent: reset\r\ndata: {}\r\n\r\n"
+    wire = Wire(stream(first), stream(second))
+    with client_of(wire, sleep=lambda _: None) as client:
+        events = client.events(["t"], ["metric", "reset"])
+        found = [next(events), next(events)]
+    assert [(each.id, each.type, each.task_id) for each in found] == [("8.0", "metric", "t"), ("9.0", "reset", None)]
+    assert found[0].data["n"] == 1
+    assert wire.asked == ["GET /api/v2/training/events?ids=t&types=metric%2Creset"] * 2
+    assert [request.headers.get("last-event-id") for request in wire.requests] == [None, "8.0"]
+
+
 def test_wait_follows_to_the_end_and_asks_once() -> None:
     last = json.dumps({**ENTRY, "status": "completed"})
     events = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, text=f"id: 1\ndata: {last}\n\n")
