@@ -65,8 +65,10 @@ export class Api {
     return this.ask("GET", `${TRAINING}/compare?${new URLSearchParams({ ids: ids.join(","), x })}`);
   }
 
-  lines(id, after, limit = 1000) {
-    return this.ask("GET", this.task(id, `/logs/history?after=${after}&limit=${limit}`));
+  /** A page of stored lines; what is empty is not asked for. */
+  lines(id, query) {
+    const given = Object.entries(query).filter(([, value]) => value !== "" && value !== undefined);
+    return this.ask("GET", this.task(id, `/logs/history?${new URLSearchParams(given)}`));
   }
 
   signIn(token) {

@@ -48,17 +48,20 @@ function ordered(series) {
 export class Chart {
   /**
    * Draws into `element`. `group` joins charts whose cross-hairs move together: an EventTarget.
-   * `onPoint(series, lineId)` hears of clicks.
+   * `onPoint(series, lineId)` hears of clicks and of the Enter key. `zoom` is where the reader was, `{x, y}` of ranges
+   * or nothing; `onZoom` hears of another one.
    */
-  constructor(element, { title, group, onPoint = () => {}, theme = "light", base }) {
-    Object.assign(this, { element, title, group, onPoint, theme, base });
+  constructor(element, { title, group, onPoint = () => {}, theme = "light", base, zoom = null, onZoom = () => {} }) {
+    Object.assign(this, { element, title, group, onPoint, theme, base, zoom, onZoom });
     this.series = [];
     this.settings = { smoothing: 0, logScale: false, axisTitle: "" };
     this.mark = null;
     this.plot = h("div", { class: "plot" });
     this.tip = h("div", { class: "tip", hidden: true, "aria-hidden": "true" });
     this.overlay = s("svg", { class: "cross", "aria-hidden": "true" });
-    element.replaceChildren(this.plot, this.overlay, this.tip);
+    this.said = h("div", { class: "said", role: "status" });
+    element.tabIndex = 0;
+    element.replaceChildren(this.plot, this.overlay, this.tip, this.said);
     this.pointer = null;
     this.drawCross = eachFrame(() => this.cross());
     this.life = new AbortController();
@@ -67,6 +70,8 @@ export class Chart {
     this.plot.addEventListener("pointerleave", () => this.leave(), { signal });
     this.plot.addEventListener("pointerdown", (event) => (this.down = [event.clientX, event.clientY]), { signal });
     document.addEventListener("pointerup", (event) => this.click(event), { signal }); // Plotly covers the page meanwhile
+    element.addEventListener("keydown", (event) => this.key(event), { signal });
+    element.addEventListener("blur", () => this.cursor && this.leave(), { signal });
     group?.addEventListener("cross", (event) => this.follow(event.detail), { signal });
     this.resizer = new ResizeObserver(() => this.drawn && this.plotly.Plots.resize(this.plot));
     this.resizer.observe(element);
@@ -75,6 +80,8 @@ export class Chart {
   /** `series`: [{key, name, colour, dash, x, values, ids}]. */
   async show(series, settings = {}) {
     this.series = series.map(ordered);
+    const isOther = this.drawn && settings.logScale !== undefined && settings.logScale !== this.settings.logScale;
+    if (isOther && this.zoom) this.zoomTo({ ...this.zoom, y: null });
     Object.assign(this.settings, settings);
     await this.draw();
   }
@@ -102,11 +109,13 @@ export class Chart {
       showlegend: false,
       hovermode: false,
       dragmode: "zoom",
-      uirevision: "kept",
       xaxis: { ...axis, title: { text: this.settings.axisTitle, font: { size: 11 }, standoff: 6 } },
       yaxis: { ...axis, type: this.settings.logScale ? "log" : "linear" },
     };
-    await this.plotly.react(this.plot, traces, layout, { displayModeBar: false, responsive: false, doubleClick: "reset" });
+    Object.assign(layout.xaxis, this.zoom?.x ? { range: this.zoom.x } : { autorange: true });
+    Object.assign(layout.yaxis, this.zoom?.y ? { range: this.zoom.y } : { autorange: true });
+    await this.plotly.react(this.plot, traces, layout, { displayModeBar: false, responsive: false, doubleClick: "autosize" });
+    if (!this.drawn) this.plot.on("plotly_relayout", () => this.zoomed());
     this.drawn = true;
     this.drawCross();
   }
@@ -115,6 +124,62 @@ export class Chart {
   axes() {
     const { xaxis, yaxis } = this.plot._fullLayout;
     return { xaxis, yaxis };
+  }
+
+  zoomed() {
+    const range = (axis) => (axis.autorange ? null : [...axis.range]);
+    const { xaxis, yaxis } = this.axes();
+    const [x, y] = [range(xaxis), range(yaxis)];
+    this.zoomTo(x || y ? { x, y } : null);
+    this.drawCross();
+  }
+
+  /** Remembers where the reader is; the next drawing shows it. */
+  zoomTo(zoom) {
+    this.zoom = zoom;
+    this.onZoom(zoom);
+  }
+
+  /** Arrow keys, Home and End go from point to point and from series to series; Enter is a click, Escape leaves. */
+  key(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey || !this.drawn) return;
+    if (event.key === "Escape" && this.cursor) {
+      this.leave();
+      return;
+    }
+    const shown = this.series.filter((each) => each.x.length);
+    if (!shown.length) return;
+    const last = shown.length - 1;
+    let { series, at } = this.cursor ?? { series: shown[0], at: null };
+    const place = Math.max(0, shown.findIndex((each) => each.key === series.key));
+    series = shown[place];
+    const end = series.x.length - 1;
+    if (event.key === "Enter") {
+      if (this.cursor) this.onPoint(series, series.ids[Math.min(at, end)]);
+      return;
+    }
+    if (event.key === "ArrowUp" || event.key === "ArrowDown") {
+      const x = series.x[Math.min(at ?? end, end)];
+      series = shown[event.key === "ArrowUp" ? Math.max(0, place - 1) : Math.min(last, place + 1)];
+      at = nearest(series.x, x);
+    } else if (event.key === "ArrowLeft") at = Math.max(0, (at ?? end + 1) - 1);
+    else if (event.key === "ArrowRight") at = Math.min(end, (at ?? end - 1) + 1);
+    else if (event.key === "Home") at = 0;
+    else if (event.key === "End") at = end;
+    else return;
+    event.preventDefault();
+    this.goTo(series, at);
+  }
+
+  goTo(series, at) {
+    const { yaxis } = this.axes();
+    const [x, value] = [series.x[at], series.values[at]];
+    const pixelY = value === null || (this.settings.logScale && value <= 0) ? 0 : yaxis.d2p(value);
+    this.cursor = { series, at };
+    this.pointer = { x, pixelY, own: true };
+    this.said.textContent = `${series.name}: ${number(value)}, ${this.settings.axisTitle} ${number(x)}`;
+    this.drawCross();
+    this.group?.dispatchEvent(new CustomEvent("cross", { detail: { x, from: this } }));
   }
 
   move(event) {
@@ -126,19 +191,21 @@ export class Chart {
       this.leave();
       return;
     }
+    this.cursor = null;
     this.pointer = { x: xaxis.p2d(x), pixelY: y, own: true };
     this.drawCross();
     this.group?.dispatchEvent(new CustomEvent("cross", { detail: { x: this.pointer.x, from: this } }));
   }
 
   leave() {
-    this.pointer = null;
+    this.pointer = this.cursor = null;
     this.drawCross();
     this.group?.dispatchEvent(new CustomEvent("cross", { detail: { x: null, from: this } }));
   }
 
   follow({ x, from }) {
     if (from === this || !this.drawn) return;
+    this.cursor = null;
     this.pointer = x === null ? null : { x, own: false };
     this.drawCross();
   }
@@ -224,11 +291,6 @@ export class Chart {
     if (!this.pointer) return;
     const [point] = this.points();
     if (point) this.onPoint(point.each, point.each.ids[point.at]);
-  }
-
-  async setTheme(theme) {
-    this.theme = theme;
-    if (this.drawn) await this.draw();
   }
 
   wholeRange() {

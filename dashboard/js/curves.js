@@ -5,7 +5,9 @@ import { h, seldom } from "./dom.js";
 
 const PREFIX = /^(train|val|valid|validation|test|eval|best|macro|micro)[_/-]/;
 const TOP_K = /^top[-_]?\d+[_/-]/;
-const NO_CURVES = new Set(["eta"]);
+export const NO_CURVES = new Set(["eta"]);
+
+export const chartSettings = () => ({ x: "epoch", smoothing: 0, logScale: false, zoom: {} });
 
 /** Metrics that belong into one chart: training and validation, the averages of one score, all top-k accuracies. */
 export const groupOf = (name) => name.replace(PREFIX, "").replace(TOP_K, "top-k ");
@@ -22,11 +24,11 @@ function joined(before, after) {
 export class Curves {
   /**
    * `api` and `taskId` say what, `element` where. `texts(key, values)` translates.
-   * `only` narrows to some metrics; `onPoint(lineId)` hears of clicks.
+   * `only` narrows to some metrics; `onPoint(lineId)` hears of clicks. `settings` may outlive the charts: the axis,
+   * the smoothing, the scale, and where each chart is zoomed to.
    */
-  constructor(element, { api, taskId, texts, theme, only = null, onPoint = () => {}, base }) {
-    Object.assign(this, { element, api, taskId, texts, theme, only, onPoint, base });
-    this.settings = { x: "epoch", smoothing: 0, logScale: false };
+  constructor(element, { api, taskId, texts, theme, only = null, onPoint = () => {}, base, settings = chartSettings() }) {
+    Object.assign(this, { element, api, taskId, texts, theme, only, onPoint, base, settings });
     this.series = new Map();
     this.charts = new Map();
     this.group = new EventTarget();
@@ -97,11 +99,13 @@ export class Curves {
         theme: this.theme,
         base: this.base,
         onPoint: (_, id) => this.onPoint(id),
+        zoom: this.settings.zoom[group],
+        onZoom: (zoom) => (this.settings.zoom[group] = zoom),
       });
       this.charts.set(group, { chart, figure, legend, place });
     }
     const { chart, legend, place } = this.charts.get(group);
-    place.setAttribute("role", "img");
+    place.setAttribute("role", "application");
     place.setAttribute("aria-label", this.texts("chartLabel", { names: names.join(", ") }));
     const others = names.filter((name) => !isTraining(name));
     const shown = names.map((name) => ({
@@ -127,6 +131,7 @@ export class Curves {
   async set(settings) {
     const again = settings.x !== undefined && settings.x !== this.settings.x;
     Object.assign(this.settings, settings);
+    if (again) for (const { chart } of this.charts.values()) chart.zoomTo(null);
     await (again ? this.read({ again }) : this.draw());
   }
 

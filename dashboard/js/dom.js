@@ -34,6 +34,15 @@ export function eachFrame(update) {
   };
 }
 
+/** Calls `update` once nobody has called the returned function for so many milliseconds, with what the last one gave. */
+export function later(milliseconds, update) {
+  let timer = null;
+  return (...values) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => update(...values), milliseconds);
+  };
+}
+
 /** Calls `update` at most once in so many milliseconds, and once more for what came meanwhile. */
 export function seldom(milliseconds, update) {
   let timer = null;

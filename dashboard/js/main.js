@@ -1,5 +1,6 @@
 // The page: its frame, and which view is in it. Each view is a function `(place, context, parameters)`; it lives until
-// `context.signal` is aborted.
+// `context.signal` is aborted. What a reader has typed or chosen is kept by the view's module, so that it is there again
+// in the other language.
 
 import { Api } from "./api.js";
 import { h } from "./dom.js";
@@ -21,6 +22,7 @@ const api = new Api();
 const state = new State(api);
 const place = document.getElementById("main");
 const notes = document.getElementById("notes");
+const look = new EventTarget();
 let life = new AbortController();
 let isSigningIn = false;
 
@@ -57,8 +59,14 @@ function switchLanguage() {
 
 function switchTheme() {
   localStorage.setItem(THEME, theme() === "dark" ? "light" : "dark");
+  showTheme();
+}
+
+/** Styles change by themselves; what is drawn hears of it. */
+function showTheme() {
   document.documentElement.dataset.theme = theme();
-  show();
+  frame();
+  look.dispatchEvent(new Event("theme"));
 }
 
 /** The view's name and the rest of the address: `#/task/ID`, `#/compare?ids=a,b`. */
@@ -84,7 +92,9 @@ function show() {
     place.append(signIn());
     return;
   }
-  const context = { api, state, note, theme: theme(), signal: life.signal, go: (hash) => (location.hash = hash) };
+  const { signal } = life;
+  const onTheme = (draw) => look.addEventListener("theme", () => draw(theme()), { signal });
+  const context = { api, state, note, theme: theme(), onTheme, signal, go: (hash) => (location.hash = hash) };
   (VIEWS[view] ?? tasksView)(place, context, parameters);
 }
 
@@ -123,9 +133,6 @@ addEventListener("hashchange", () => {
   show();
   place.focus({ preventScroll: true });
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  document.documentElement.dataset.theme = theme();
-  show();
-});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showTheme);
 frame();
 begin();

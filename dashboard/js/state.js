@@ -37,11 +37,8 @@ export class State extends EventTarget {
   }
 
   take(type, data) {
-    if (!data.task_id) {
-      this.start().catch(() => {}); // an event will come again
-      return;
-    }
-    if (data.deleted) {
+    if (!data.task_id) this.start().catch(() => {}); // an event will come again
+    else if (data.deleted) {
       this.tasks.delete(data.task_id);
       this.tell("tasks");
     } else if (type !== "log" || !this.tasks.has(data.task_id)) {

@@ -20,7 +20,7 @@ from client.demo.digits import digit_folders
 from services.executors.base import Run
 from settings import Settings
 from tests.api.dictation import Dictation
-from tests.dashboard.conftest import SCREENSHOTS, Open
+from tests.dashboard.conftest import AWAY, NO_TOKEN, REFUSED, SCREENSHOTS, Open
 from tests.documents import blocks_of
 from tests.running_server import RunningServer
 from tests.scripted_executor import Script, ScriptedExecutor
@@ -82,8 +82,9 @@ def pixel_of(page: Page, chart: str, index: int) -> tuple[float, float]:
 
 
 def test_a_training_is_started_from_the_form_and_its_curves_grow(
-    open_page: Open, dictation: Dictation, body: dict[str, Any], server: RunningServer
+    open_page: Open, dictation: Dictation, body: dict[str, Any], server: RunningServer, expected: list[str]
 ) -> None:
+    expected.append(REFUSED)
     page = open_page("#/start")
     for name in ("num_classes", "train_path", "val_path", "save_path"):
         page.fill(f"#field-{name}", str(body[name]))
@@ -119,6 +120,107 @@ def test_a_point_opens_its_line_and_a_line_marks_its_point(
     expect(page.locator(".log .selected")).to_contain_text("Train Loss: 0.6667")
     page.locator(".log li", has_text="Validation Loss: 0.5500").locator("button").click()
     expect(page.locator("[data-chart='loss'] .mark")).to_have_count(1)
+
+
+def test_points_are_reached_by_keyboard_and_lead_to_their_lines(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    task_id = start(http, body)
+    for number in range(1, 6):
+        dictation.say(*epoch(number))
+    page = open_page(f"#/task/{task_id}")
+    wait_for_points(page, "loss", 5)
+    chart = page.locator("[data-chart='loss'] .chart")
+    chart.focus()
+    page.keyboard.press("Home")
+    expect(chart.get_by_role("status")).to_have_text("train_loss: 2, epoch 1")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    expect(chart.get_by_role("status")).to_have_text("val_loss: 1.1, epoch 2")
+    page.keyboard.press("Enter")
+    expect(page.locator(".log .selected")).to_contain_text("Validation Loss: 1.1000")
+    assert page.evaluate("document.activeElement.closest('li').classList.contains('selected')")
+
+
+def test_a_long_log_is_paged_and_searched_where_it_is_stored(
+    open_page: Open, executor: ScriptedExecutor, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    executor.script = printing(*(f"line {number} of a long log" for number in range(6000)), EVIL)
+    task_id = start(http, body)
+    wait_for_end(http, task_id)
+    page = open_page(f"#/task/{task_id}")
+    lines = page.locator(".log li .message")
+    expect(lines.last).to_contain_text("任务结束")
+    for _ in range(13):
+        first = lines.first.inner_text()
+        page.get_by_text("Show earlier lines").click()
+        expect(lines.first).not_to_have_text(first)
+        assert lines.count() <= 2000
+        if page.get_by_text("Show earlier lines").is_disabled():
+            break
+    expect(lines.first).to_contain_text("Task accepted")
+    page.evaluate("document.querySelector('.log').scrollTop = 1e9")
+    expect(page.locator(".log")).to_contain_text("line 2100 of")
+    page.get_by_label("Text", exact=True).fill("LINE 1234 of")
+    expect(lines).to_have_text(["line 1234 of a long log"])
+    page.goto(page.url + "?line=3000")
+    page.reload()
+    expect(page.locator(".log .selected")).to_contain_text("line 2")
+    assert "3000" in page.locator(".log .selected button").inner_text()
+
+
+def test_what_is_chosen_and_typed_outlives_another_language_and_theme(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any], expected: list[str]
+) -> None:
+    expected.append(REFUSED)
+    task_id = start(http, body)
+    for number in range(1, 6):
+        dictation.say(*epoch(number))
+    page = open_page(f"#/task/{task_id}")
+    wait_for_points(page, "loss", 5)
+    ranges = "document.querySelector(`[data-chart='loss'] .plot`)._fullLayout.xaxis.range.map(Math.round).join()"
+    page.locator("[data-chart='loss']").scroll_into_view_if_needed()
+    (left, top), (right, bottom) = pixel_of(page, "loss", 1), pixel_of(page, "loss", 3)
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(right, bottom, steps=4)
+    page.mouse.up()
+    page.wait_for_function(f"() => {ranges} === '2,4'")
+    page.get_by_label("Text", exact=True).fill("Validation")
+    expect(page.locator(".log li")).to_have_count(5)
+    page.get_by_role("button", name="Theme").click()
+    assert page.evaluate(ranges) == "2,4"
+    page.click("text=中文")
+    wait_for_points(page, "loss", 5)
+    assert page.evaluate(ranges) == "2,4"
+    expect(page.locator(".log li")).to_have_count(5)
+    page.click("text=English")
+    page.get_by_role("link", name="Start", exact=True).click()
+    page.fill("#field-train_path", "/half/typed")
+    page.click("text=中文")
+    expect(page.locator("#field-train_path")).to_have_value("/half/typed")
+
+
+def test_the_form_is_checked_while_it_is_filled_in(
+    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any], expected: list[str]
+) -> None:
+    expected.append(REFUSED)
+    page = open_page("#/start")
+    page.fill("#field-num_classes", "1")
+    expect(page.locator("#field-num_classes-error")).not_to_be_empty()
+    expect(page.locator("#field-model-error")).to_be_empty()
+    page.get_by_role("button", name="Check").click()
+    expect(page.locator("#field-model-error")).not_to_be_empty()
+    for name in ("num_classes", "val_path", "save_path"):
+        page.fill(f"#field-{name}", str(body[name]))
+    page.fill("#field-model", "resnet18")
+    page.fill("#field-device", "cpu")
+    page.fill("#field-train_path", "/nowhere/at/all")
+    expect(page.locator("#field-train_path-error")).to_contain_text("/nowhere/at/all")
+    page.fill("#field-train_path", str(body["train_path"]))
+    expect(page.locator("#form-checked")).to_contain_text("runs on cpu")
+    expect(page.locator("#field-train_path-error")).to_be_empty()
+    assert http.get(TRAINING).json()["tasks"] == []
 
 
 def test_two_tasks_are_compared(
@@ -192,7 +294,9 @@ def test_a_restart_of_the_service_is_survived(
     server: RunningServer,
     serve: Callable[..., RunningServer],
     body: dict[str, Any],
+    expected: list[str],
 ) -> None:
+    expected.append(AWAY)
     with httpx.Client(base_url=server.url) as http:
         task_id = start(http, body)
     dictation.say(*epoch(1))
@@ -227,8 +331,14 @@ def test_hostile_text_stays_text(
 
 
 def test_who_has_a_token_gets_in(
-    open_page: Open, serve: Callable[..., RunningServer], dictation: Dictation, body: dict[str, Any], tmp_path: Path
+    open_page: Open,
+    serve: Callable[..., RunningServer],
+    dictation: Dictation,
+    body: dict[str, Any],
+    tmp_path: Path,
+    expected: list[str],
 ) -> None:
+    expected.append(NO_TOKEN)
     guarded = serve(api_tokens=(SecretStr("secret"),), state_dir=tmp_path / "guarded")
     with httpx.Client(base_url=guarded.url, headers={"Authorization": "Bearer secret"}) as http:
         start(http, body, name="guarded")
@@ -286,7 +396,7 @@ def test_a_page_of_ones_own_shows_the_curves_of_a_task(
 VIEWS = ("#/", "#/alerts", "#/task/{task_id}", "#/compare?ids={task_id},{other}", "#/start", "#/devices")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", "dark", "dark by the switch"])
 def test_nothing_serious_is_wrong_for_a_screen_reader(
     open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any], scheme: str
 ) -> None:
@@ -294,8 +404,11 @@ def test_nothing_serious_is_wrong_for_a_screen_reader(
     dictation.say(*epoch(1), *epoch(2))
     task_id, other = start(http, body), start(http, body)
     for view in VIEWS:
-        page = open_page(view.format(task_id=task_id, other=other), color_scheme=scheme)
+        preferred = "dark" if scheme == "dark" else "light"
+        page = open_page(view.format(task_id=task_id, other=other), color_scheme=preferred)
         expect(page.locator("h1").first).to_be_visible()
+        if scheme != preferred:
+            page.get_by_role("button", name="Theme").click()
         if "task/" in view:
             wait_for_points(page, "loss", 2)
             expect(page.locator("#details")).to_be_visible()

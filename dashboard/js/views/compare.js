@@ -1,12 +1,16 @@
 // Tasks side by side: their curves on one axis, best and last values, and what their requests differ in.
 
 import { Chart, colour } from "../chart.js";
+import { chartSettings, NO_CURVES } from "../curves.js";
 import { h } from "../dom.js";
 import { duration, number } from "../format.js";
 import { t } from "../i18n.js";
 import { badge, cell, choice, field, heads } from "./parts.js";
 
-export async function compareView(place, { api, state, signal, theme, note }, { query }) {
+/** How the charts are shown, for the tasks compared last. */
+let kept = { ids: null };
+
+export async function compareView(place, { api, state, signal, theme, onTheme, note }, { query }) {
   const ids = (query.get("ids") ?? "").split(",").filter(Boolean);
   place.append(h("h1", {}, t("compare")));
   if (ids.length < 2) {
@@ -18,16 +22,16 @@ export async function compareView(place, { api, state, signal, theme, note }, { 
   const results = h("div");
   const group = new EventTarget();
   const drawn = new Map();
-  let x = "epoch";
   let last = null;
-  const settings = { smoothing: 0, logScale: false };
+  if (kept.ids !== ids.join()) kept = { ids: ids.join(), settings: chartSettings() };
+  const { settings } = kept;
   const axes = [["epoch", t("epochAxis")], ["step", t("step")], ["time", t("time")]];
   const smoothing = h("input", {
     type: "range",
     min: 0,
     max: 0.99,
     step: 0.01,
-    value: 0,
+    value: settings.smoothing,
     oninput: (event) => {
       settings.smoothing = Number(event.target.value);
       draw();
@@ -35,6 +39,7 @@ export async function compareView(place, { api, state, signal, theme, note }, { 
   });
   const logScale = h("input", {
     type: "checkbox",
+    checked: settings.logScale,
     onchange: (event) => {
       settings.logScale = event.target.checked;
       draw();
@@ -44,8 +49,9 @@ export async function compareView(place, { api, state, signal, theme, note }, { 
     h(
       "div",
       { class: "tools" },
-      field(t("axis"), choice(axes, x, (chosen) => {
-        x = chosen;
+      field(t("axis"), choice(axes, settings.x, (chosen) => {
+        settings.x = chosen;
+        for (const chart of drawn.values()) chart.zoomTo(null);
         read();
       })),
       field(t("smoothing"), smoothing),
@@ -60,7 +66,7 @@ export async function compareView(place, { api, state, signal, theme, note }, { 
 
   async function read() {
     try {
-      last = await api.compare(ids, x);
+      last = await api.compare(ids, settings.x);
     } catch (error) {
       note(t("failedRequest", { why: error.message }), "bad");
       return;
@@ -73,14 +79,16 @@ export async function compareView(place, { api, state, signal, theme, note }, { 
 
   async function draw() {
     if (!last || signal.aborted) return;
-    const names = [...new Set(last.series.filter((each) => each.values.length).map((each) => each.name))];
+    const filled = last.series.filter((each) => each.values.length && !NO_CURVES.has(each.name));
+    const names = [...new Set(filled.map((each) => each.name))];
     const shownName = new Map(last.tasks.map((task) => [task.task_id, task.name ?? task.task_id]));
-    const axisTitle = axes.find(([key]) => key === x)[1];
+    const axisTitle = axes.find(([key]) => key === settings.x)[1];
     for (const name of names) {
       if (!drawn.has(name)) {
-        const element = h("div", { class: "chart", role: "img", "aria-label": t("chartLabel", { names: name }) });
+        const element = h("div", { class: "chart", role: "application", "aria-label": t("chartLabel", { names: name }) });
         charts.append(h("figure", { class: "card", "data-chart": name }, h("figcaption", {}, h("strong", {}, name)), element));
-        drawn.set(name, new Chart(element, { title: name, group, theme }));
+        const zoom = settings.zoom[name];
+        drawn.set(name, new Chart(element, { title: name, group, theme, zoom, onZoom: (to) => (settings.zoom[name] = to) }));
       }
       const series = last.series
         .filter((each) => each.name === name)
@@ -89,9 +97,17 @@ export async function compareView(place, { api, state, signal, theme, note }, { 
           const dash = ["solid", "dash", "dot", "dashdot"][Math.floor(index / 8) % 4];
           return { ...each, key: each.task_id, name: shownName.get(each.task_id), colour: colour(index, theme), dash };
         });
-      await drawn.get(name).show(series, { ...settings, axisTitle });
+      const { smoothing: weight, logScale: isLog } = settings;
+      await drawn.get(name).show(series, { smoothing: weight, logScale: isLog, axisTitle });
     }
   }
+
+  onTheme((changed) => {
+    theme = changed;
+    for (const chart of drawn.values()) chart.theme = theme;
+    if (last) tables.replaceChildren(taskList(last, theme), differenceTable(last));
+    draw();
+  });
 
   let again = null;
   state.on(
@@ -105,6 +121,7 @@ export async function compareView(place, { api, state, signal, theme, note }, { 
     },
     signal,
   );
+  state.on("event", ({ type, data }) => type === "reset" && (!data.task_id || ids.includes(data.task_id)) && read(), signal);
   signal.addEventListener("abort", () => clearTimeout(again));
   await read();
 }

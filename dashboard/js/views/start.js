@@ -1,6 +1,6 @@
 // Starts a training, or one of the user's own commands. The service checks; its answers appear at their fields.
 
-import { h } from "../dom.js";
+import { h, later } from "../dom.js";
 import { t } from "../i18n.js";
 import { choice } from "./parts.js";
 
@@ -27,9 +27,13 @@ const COMMAND = [
 ];
 const LABELS = { name: "runName", device: "device" };
 
+/** What is in the form, as it is typed, until a task is started from it. */
+let draft = null;
+
 export async function startView(place, { api, signal, note, go }, { query }) {
   const from = query.get("from");
-  let kind = "training";
+  if (draft?.from !== from) draft = null;
+  let kind = draft?.kind ?? "training";
   let given = {};
   const [networks, old] = await Promise.all([
     api.ask("GET", "/api/v2/models").catch(() => ({ models: [] })),
@@ -37,20 +41,37 @@ export async function startView(place, { api, signal, note, go }, { query }) {
   ]);
   if (signal.aborted) return;
   if (old) {
-    kind = old.kind === "command" ? "command" : "training";
+    if (!draft) kind = old.kind === "command" ? "command" : "training";
     given = { ...old.request };
     delete given.task_id;
     delete given.name; // its folder is taken
   }
-  const form = h("form", { class: "card form", novalidate: true, onsubmit: submit });
+  const checkSoon = later(300, () => check({ isWhole: false }));
+  const form = h("form", { class: "card form", novalidate: true, onsubmit: submit, oninput: changed });
   const inputs = new Map();
   const errors = new Map();
+  const touched = new Set(draft?.touched);
+  let turn = 0; // of what is asked: an answer to what was in the form before is dropped
   place.append(
     h("h1", {}, t("start")),
     h("datalist", { id: "models" }, ...networks.models.map(({ name }) => h("option", { value: name }))),
     form,
   );
   draw();
+  for (const [name, text] of draft?.texts ?? []) if (inputs.has(name)) inputs.get(name)[0].value = text;
+  if (touched.size) check({ isWhole: false });
+
+  function keep() {
+    draft = { from, kind, texts: [...inputs].map(([name, [input]]) => [name, input.value]), touched: [...touched] };
+  }
+
+  function changed(event) {
+    const name = [...inputs.keys()].find((each) => inputs.get(each)[0] === event.target);
+    if (!name) return;
+    touched.add(name);
+    keep();
+    checkSoon();
+  }
 
   function control([name, type, attributes]) {
     const id = `field-${name}`;
@@ -87,15 +108,19 @@ export async function startView(place, { api, signal, note, go }, { query }) {
       h("div", { class: "field" }, h("label", {}, t("kindTraining"), " / ", t("kindCommand"), choice(kinds, kind, (chosen) => {
         given = { ...given, ...safeBody() };
         kind = chosen;
+        touched.clear();
         draw();
+        keep();
       }))),
       ...fields.map(control),
       h("div", { class: "field wide" }, h("label", { for: "field-more" }, t("more")), more, errors.get("more")),
       h("p", { class: "bad wide", role: "alert", id: "form-error" }),
+      h("p", { class: "faint wide", role: "status", id: "form-checked" }),
       h(
         "div",
         { class: "actions wide" },
         h("button", { class: "main" }, t("startNow")),
+        h("button", { type: "button", onclick: () => check({ isWhole: true }) }, t("check")),
         h("button", { type: "button", onclick: copy }, t("copyCurl")),
       ),
     );
@@ -125,11 +150,16 @@ export async function startView(place, { api, signal, note, go }, { query }) {
     }
   }
 
-  function tell(problems, text) {
+  function tell(problems, text, { isQuiet = false } = {}) {
+    form.querySelector("#form-checked").textContent = "";
     for (const [name, error] of errors) {
-      const found = problems.filter((problem) => problem.field.split(".")[0] === name);
+      const found = problems.filter((problem) => problem.field.split(".")[0] === name && (!isQuiet || touched.has(name)));
       error.textContent = found.map((problem) => problem.message).join("; ");
       inputs.get(name)[0].setAttribute("aria-invalid", String(found.length > 0));
+    }
+    if (isQuiet) {
+      form.querySelector("#form-error").textContent = "";
+      return;
     }
     const elsewhere = problems.filter((problem) => !errors.has(problem.field.split(".")[0]));
     const rest = elsewhere.map((problem) => `${problem.field}: ${problem.message}`).join("; ");
@@ -137,21 +167,42 @@ export async function startView(place, { api, signal, note, go }, { query }) {
     form.querySelector("[aria-invalid=true]")?.focus();
   }
 
-  function read() {
+  function read(options) {
     try {
       return body();
     } catch {
-      tell([{ field: "more", message: t("badJson") }], "");
+      tell([{ field: "more", message: t("badJson") }], "", options);
       return null;
     }
   }
 
+  /** What the service would say: while somebody types of the fields that are filled in, else of all. */
+  async function check({ isWhole }) {
+    const asked = ++turn;
+    const request = read({ isQuiet: !isWhole });
+    if (!request || signal.aborted) return;
+    let problems = [];
+    let text = "";
+    let checked = null;
+    try {
+      checked = await api.ask("POST", "/api/v2/training/check", request);
+    } catch (error) {
+      problems = error.fields ?? [];
+      text = problems.length ? t("fixFields") : error.message;
+    }
+    if (asked !== turn || signal.aborted) return;
+    tell(problems, text, { isQuiet: !isWhole });
+    if (checked) form.querySelector("#form-checked").textContent = [t("checked", checked), ...checked.warnings].join(" ");
+  }
+
   async function submit(event) {
     event.preventDefault();
+    turn += 1;
     const request = read();
     if (!request) return;
     try {
       const task = await api.ask("POST", "/api/v2/training/start", request);
+      draft = null;
       go(`#/task/${encodeURIComponent(task.task_id)}`);
     } catch (error) {
       tell(error.fields ?? [], error.fields?.length ? t("fixFields") : error.message);

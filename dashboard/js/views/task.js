@@ -1,6 +1,6 @@
 // One task: its curves, its log, its evaluation, and what it was asked for.
 
-import { Curves } from "../curves.js";
+import { chartSettings, Curves } from "../curves.js";
 import { h } from "../dom.js";
 import { bestMetric, bytes, duration, number, secondsLeft, time } from "../format.js";
 import { t } from "../i18n.js";
@@ -11,8 +11,13 @@ import { badge, bar, cell, choice, field, heads, nameOf } from "./parts.js";
 
 const FORMATS = ["csv", "jsonl", "tensorboard"];
 
-export async function taskView(place, context, { id }) {
-  const { api, state, signal, theme, note } = context;
+/** Of the task looked at last: how its charts and its log are shown. */
+let kept = { id: null };
+
+export async function taskView(place, context, { id, query }) {
+  const { api, state, signal, theme, onTheme, note } = context;
+  if (kept.id !== id) kept = { id, charts: chartSettings(), log: { level: "", text: "" } };
+  const settings = kept.charts;
   const head = h("div", { class: "head" });
   const tiles = h("div", { class: "tiles" });
   const notices = h("div");
@@ -27,8 +32,9 @@ export async function taskView(place, context, { id }) {
   }
   if (signal.aborted) return;
 
-  const log = new LogPane({ api, taskId: id, onLine: (lineId) => curves.mark(lineId) });
-  const curves = new Curves(charts, { api, taskId: id, texts: t, theme, onPoint: (lineId) => log.open(lineId) });
+  const log = new LogPane({ api, taskId: id, kept: kept.log, onLine: (lineId) => curves.mark(lineId) });
+  const curves = new Curves(charts, { api, taskId: id, texts: t, theme, settings, onPoint: (lineId) => log.open(lineId) });
+  onTheme((changed) => curves.setTheme(changed));
   signal.addEventListener("abort", () => curves.destroy());
   const axes = [["epoch", t("epochAxis")], ["step", t("step")], ["time", t("time")]];
   const smoothing = h("input", {
@@ -36,10 +42,10 @@ export async function taskView(place, context, { id }) {
     min: 0,
     max: 0.99,
     step: 0.01,
-    value: 0,
+    value: settings.smoothing,
     oninput: (event) => curves.set({ smoothing: Number(event.target.value) }),
   });
-  const logScale = h("input", { type: "checkbox", onchange: (event) => curves.set({ logScale: event.target.checked }) });
+  const logScale = h("input", { type: "checkbox", checked: settings.logScale, onchange: (event) => curves.set({ logScale: event.target.checked }) });
   place.append(
     head,
     tiles,
@@ -51,7 +57,7 @@ export async function taskView(place, context, { id }) {
         "div",
         { class: "tools" },
         h("h2", {}, t("charts")),
-        field(t("axis"), choice(axes, "epoch", (x) => curves.set({ x }))),
+        field(t("axis"), choice(axes, settings.x, (x) => curves.set({ x }))),
         field(t("smoothing"), smoothing),
         h("label", { class: "check" }, logScale, t("logScale")),
         h("button", { onclick: () => curves.wholeRange() }, t("resetZoom")),
@@ -96,7 +102,7 @@ export async function taskView(place, context, { id }) {
   state.on(
     "event",
     ({ type, data }) => {
-      if (data.task_id !== id) return;
+      if (data.task_id ? data.task_id !== id : type !== "reset") return;
       if (type === "reset") curves.read({ again: true }).catch(() => {});
       if (type !== "log") curves.update();
       if (data.message !== undefined) log.add(data);
@@ -106,7 +112,9 @@ export async function taskView(place, context, { id }) {
     signal,
   );
   try {
-    await Promise.all([curves.read(), api.metrics(id, { names: ["-"] }).then((answer) => log.read(answer.last_id)), showRest()]);
+    const line = Number(query.get("line"));
+    await Promise.all([curves.read(), line ? log.open(line) : log.read(), showRest()]);
+    if (line) curves.mark(line);
   } catch (error) {
     note(t("failedRequest", { why: error.message }), "bad");
   }
