@@ -36,7 +36,7 @@ def map_body(context: Any, body: Any) -> Any:
     if not isinstance(body, dict) or _chooses(body) % 2:
         return body
     path = context.operation.path
-    if path.endswith("/start") and "command" not in body:
+    if path.endswith(("/start", "/check")) and "command" not in body:
         return {**body, **KNOWN["body"]}
     if path.endswith("/import"):
         return {**body, "path": KNOWN["path"], "follow": False}

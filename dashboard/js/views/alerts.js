@@ -28,7 +28,7 @@ export async function alertsView(place, { api, state, signal, note }) {
   const older = h("button", { onclick: () => readOlder().catch(() => {}), hidden: true }, t("older"));
   place.append(
     h("h1", {}, t("alerts")),
-    h("section", { class: "card" }, h("h2", {}, t("fired")), fired, h("p", {}, older)),
+    h("section", { class: "card" }, h("h2", {}, t("fired")), fired, older),
     h("section", { class: "card" }, h("h2", {}, t("rules")), rules, ruleForm()),
     h("section", { class: "card" }, h("h2", {}, t("channels")), channels, channelForm()),
   );
