@@ -73,7 +73,7 @@ export class Chart {
     element.addEventListener("keydown", (event) => this.key(event), { signal });
     element.addEventListener("blur", () => this.cursor && this.leave(), { signal });
     group?.addEventListener("cross", (event) => this.follow(event.detail), { signal });
-    this.resizer = new ResizeObserver(() => this.drawn && this.plotly.Plots.resize(this.plot));
+    this.resizer = new ResizeObserver(() => this.drawn && this.plot.isConnected && this.plotly.Plots.resize(this.plot));
     this.resizer.observe(element);
   }
 

@@ -70,6 +70,7 @@ export class Curves {
   }
 
   async draw() {
+    if (this.isDestroyed) return;
     const groups = new Map();
     for (const name of this.series.keys()) {
       if (!this.series.get(name).values.length || NO_CURVES.has(name)) continue;
@@ -150,6 +151,7 @@ export class Curves {
   }
 
   destroy() {
+    this.isDestroyed = true;
     for (const { chart } of this.charts.values()) chart.destroy();
   }
 }

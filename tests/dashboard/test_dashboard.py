@@ -376,9 +376,15 @@ def test_an_alert_is_seen_as_it_fires(
 
 
 def test_a_page_of_ones_own_shows_the_curves_of_a_task(
-    open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any], server: RunningServer
+    open_page: Open,
+    dictation: Dictation,
+    http: httpx.Client,
+    body: dict[str, Any],
+    server: RunningServer,
+    expected: list[str],
 ) -> None:
     """The page of the guide, on the service's own origin."""
+    expected.append("favicon")
     guide = Path(__file__).parents[2] / "doc" / "TRAINING_METRICS_GUIDE.en.md"
     (example,) = (block.code for block in blocks_of(guide, "html") if "<training-charts" in block.code)
     task_id = start(http, body)
@@ -386,7 +392,6 @@ def test_a_page_of_ones_own_shows_the_curves_of_a_task(
     own = example.replace("TASK", task_id).replace("http://localhost:8000", server.url)
     page = open_page("icon.svg")
     page.route("**/own.html", lambda route: route.fulfill(body=own, content_type="text/html"))
-    page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
     page.goto(f"{server.url}/own.html")
     wait_for_points(page, "loss", 2)
     dictation.say(*epoch(3))
