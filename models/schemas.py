@@ -187,6 +187,12 @@ class TrainingRequest(TaskRequest):
     hflip: bool = Field(default=True, description="allow horizontal flips; switch off for digits, text, traffic signs")
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     amp: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="bf16 autocast: auto uses it where fast")
+    cache_mb: float | None = Field(
+        default=None,
+        ge=0,
+        le=10_000_000,
+        description="MiB of decoded images to keep in memory; default: a quarter of what is free; 0: none",
+    )
     max_unreadable_share: float = Field(
         default=0.05, ge=0, le=1, description="share of a split's images that may be left out because they are broken"
     )

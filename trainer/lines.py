@@ -49,6 +49,10 @@ def epoch_started(epoch: int, epochs: int) -> str:
     return f"Epoch [{epoch}/{epochs}] started"
 
 
+def images_kept(kept: int, images: int, size: int) -> str:
+    return f"Decoded images kept in memory: {kept} of {images} ({size / 2**20:.0f} MiB)"
+
+
 def step_done(
     epoch: int, epochs: int, step: int, steps: int, *, loss: float, images_per_second: float, seconds_left: float
 ) -> str:

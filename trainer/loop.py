@@ -129,6 +129,8 @@ def _train(
             "best_acc": best_accuracy,
             "learning_rate": rate,
         }
+        if epoch == 1 < request.num_epochs and (kept := run.training.decoded):
+            logger.info(lines.images_kept(len(kept), len(run.training.paths) + len(run.validation.paths), kept.bytes))
         _save(run, epoch, metrics, evaluation if improved else None)
         logger.info(lines.epoch_finished(epoch, request.num_epochs, time.perf_counter() - started))
 

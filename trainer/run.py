@@ -18,7 +18,9 @@ from torch.optim import Optimizer
 
 from models.schemas import TrainingRequest
 from trainer import lines
+from trainer.available_memory import available_memory
 from trainer.data import mean_and_deviation, normalise
+from trainer.decoded_images import SHARE, DecodedImages
 from trainer.errors import TrainingFailed
 from trainer.network import bare_network, build_network
 from trainer.optimizer import build_optimizer
@@ -68,9 +70,16 @@ def prepare(
     problems = check(asked, roots)  # the folders may have changed while the request was waiting
     if problems:
         raise TrainingFailed(problems[0].code, " ".join(problem.message for problem in problems))
+    budget = available_memory() * SHARE if request.cache_mb is None else request.cache_mb * 2**20
+    decoded = DecodedImages(int(budget))
     training, validation = (
         load_split(
-            request, name, logger=logger, folders=roots.data, left_out=saved.names_left_out[name] if saved else ()
+            request,
+            name,
+            logger=logger,
+            folders=roots.data,
+            left_out=saved.names_left_out[name] if saved else (),
+            decoded=decoded,
         )
         for name in ("train_path", "val_path")
     )

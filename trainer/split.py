@@ -20,6 +20,7 @@ from PIL import Image
 
 from models.schemas import TrainingRequest
 from trainer import lines
+from trainer.decoded_images import DecodedImages
 from trainer.errors import TrainingFailed
 from trainer.folders import scan_classes
 from trainer.images import UnreadableImage, read_rgb
@@ -42,6 +43,7 @@ class Split:
     max_unreadable_share: float
     logger: logging.Logger
     folders: Folders = ()
+    decoded: DecodedImages = field(default_factory=lambda: DecodedImages(0))
     left_out: set[int] = field(default_factory=set)
     """Grows: an image that could not be read once is not tried again."""
 
@@ -66,8 +68,12 @@ class Split:
         return digest.hexdigest()
 
     def decode(self, index: int, *, at_least: int) -> Image.Image:
-        """An image; from any thread. Raises `UnreadableImage`, and what `read_rgb` raises."""
-        return read_rgb(self.paths[index], at_least=at_least, folders=self.folders)
+        """An image, which nobody may change; from any thread. Always with the same `at_least`.
+
+        Raises `UnreadableImage`, and what `read_rgb` raises.
+        """
+        path = self.paths[index]
+        return self.decoded.get(path, lambda: read_rgb(path, at_least=at_least, folders=self.folders))
 
     def leave_out(self, index: int, error: UnreadableImage) -> None:
         """Go on without an image that cannot be read, with a WARNING.
@@ -111,6 +117,7 @@ def load_split(
     logger: logging.Logger,
     folders: Folders = (),
     left_out: Iterable[str] = (),
+    decoded: DecodedImages | None = None,
 ) -> Split:
     """Scan the folder in field `name` of `request`. Nothing is decoded yet.
 
@@ -140,5 +147,6 @@ def load_split(
         max_unreadable_share=request.max_unreadable_share,
         logger=logger,
         folders=folders,
+        decoded=DecodedImages(0) if decoded is None else decoded,
         left_out={index for index, (path, _) in enumerate(pairs) if path in bad},
     )
