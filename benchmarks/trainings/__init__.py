@@ -1,0 +1,1 @@
+"""The other sides of `benchmarks/training.py`."""
