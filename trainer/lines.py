@@ -52,6 +52,10 @@ def options(chosen: Mapping[str, object]) -> str:
     return f"Options: {', '.join(f'{name}={value}' for name, value in chosen.items())}"
 
 
+def options_without_effect(needs: Mapping[str, str]) -> str:
+    return f"Options without effect: {', '.join(f'{name} (needs {need})' for name, need in needs.items())}"
+
+
 def epoch_started(epoch: int, epochs: int) -> str:
     return f"Epoch [{epoch}/{epochs}] started"
 

@@ -27,7 +27,7 @@ from trainer.mixing import Mixing, mixing
 from trainer.network import bare_network, build_network
 from trainer.objective import build_objective
 from trainer.optimizer import build_optimizer
-from trainer.options import chosen
+from trainer.options import chosen, without_effect
 from trainer.precision import uses_bf16
 from trainer.preflight import check
 from trainer.resume import Part, Saved, restore
@@ -144,4 +144,6 @@ def prepare(
     )
     if options := chosen(request):
         logger.info(lines.options(options))
+    if idle := without_effect(request):
+        logger.warning(lines.options_without_effect(idle))
     return run

@@ -17,7 +17,7 @@ from trainer.layers import freeze
 from trainer.loop import train
 from trainer.network import bare_network
 from trainer.optimizer import build_optimizer
-from trainer.options import OPTIONS, chosen, default_of
+from trainer.options import OPTIONS, chosen, default_of, without_effect
 from trainer.resume import read_last
 
 OTHER: dict[str, Any] = {
@@ -93,6 +93,28 @@ def test_where_nothing_is_chosen_nothing_is_said(digits: Path, tmp_path: Path) -
     assert not any(message.startswith("Options") for message in ran(digits, tmp_path)[1])
 
 
+@pytest.mark.parametrize("name", WITH)
+def test_an_option_that_does_nothing_without_another_is_warned_of(name: str) -> None:
+    alone = request_for(Path("/anywhere"), **{name: OTHER[name]})
+    assert without_effect(alone).keys() == {name}
+    together = request_for(Path("/anywhere"), **{name: OTHER[name]} | WITH[name])
+    assert without_effect(together) == {}
+
+
+def test_early_stopping_is_a_use_of_the_monitor() -> None:
+    assert without_effect(request_for(Path("/anywhere"), monitor="val_loss", early_stopping_patience=2)) == {}
+
+
+def test_the_warning_is_a_line_of_its_own(digits: Path, tmp_path: Path) -> None:
+    logger, lines = logger_and_lines()
+    request = request_for(digits, num_classes=3, lr_patience=2, freeze="head_only")
+    train(request, output_dir=tmp_path, device="cpu", logger=logger, should_stop=never)
+    assert lines.at("WARNING") == [
+        "What freeze leaves as it is are random weights: nothing was loaded that they could know",
+        "Options without effect: lr_patience (needs schedule=plateau)",
+    ]
+
+
 @pytest.mark.parametrize("at", ["before the first epoch", "in an epoch"])
 def test_the_line_is_no_metric(at: str) -> None:
     parser = LineParser()
@@ -101,6 +123,7 @@ def test_the_line_is_no_metric(at: str) -> None:
     every = [{name: value} for name, value in OTHER.items()]
     for line in [
         *map(wording.options, [*every, OTHER]),
+        *(wording.options_without_effect(without_effect(request_for(Path("/anywhere"), **one))) for one in every),
         *(wording.stopped_early(monitor, 5) for monitor in ("val_acc", "val_loss", "macro_f1", "mAP")),
     ]:
         read = parser.parse(line)
