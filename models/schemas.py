@@ -22,7 +22,10 @@ from pydantic import (
     StringConstraints,
     Tag,
     WithJsonSchema,
+    model_validator,
 )
+
+from models.presets import with_preset
 
 
 class TaskStatus(StrEnum):
@@ -171,6 +174,9 @@ class TrainingRequest(TaskRequest):
         default=None, description="where the trainer runs; default: the setting EXECUTOR"
     )
 
+    preset: Literal["fast", "balanced", "accurate"] | None = Field(
+        default=None, description="fills the fields that the request leaves out"
+    )
     batch_size: int = Field(default=8, ge=1, le=65_536, description="images that pass the network at a time")
     accumulate_batches: int = Field(
         default=1, ge=1, le=65_536, description="batches whose gradients are gathered for one optimizer step"
@@ -243,6 +249,11 @@ class TrainingRequest(TaskRequest):
     max_restarts: int = Field(
         default=3, ge=0, le=1000, description="how often it goes on by itself after the service or machine has ended"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_by_its_preset(cls, body: Any) -> Any:
+        return with_preset(body) if isinstance(body, dict) else body
 
 
 class CommandRequest(TaskRequest):

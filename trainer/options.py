@@ -32,8 +32,8 @@ def default_of(field: str) -> object:
 
 
 def chosen(request: TrainingRequest) -> dict[str, object]:
-    """Every option that is not as it is by default."""
-    values = {name: getattr(request, name) for name in OPTIONS}
+    """Every option that is not as it is by default, and the preset that may have filled it in."""
+    values = {name: getattr(request, name) for name in ("preset", *OPTIONS)}
     return {name: value for name, value in values.items() if value != default_of(name)}
 
 

@@ -93,6 +93,15 @@ def test_where_nothing_is_chosen_nothing_is_said(digits: Path, tmp_path: Path) -
     assert not any(message.startswith("Options") for message in ran(digits, tmp_path)[1])
 
 
+@pytest.mark.parametrize("preset", ["fast", "balanced", "accurate"])
+def test_a_preset_trains_and_is_said_with_what_it_has_filled_in(digits: Path, tmp_path: Path, preset: str) -> None:
+    _, said = ran(digits, tmp_path, preset=preset, num_epochs=1)
+    [line] = [message for message in said if message.startswith("Options: ")]
+    assert line.startswith(f"Options: preset={preset}, ")
+    assert "clip_grad_norm=1.0" in line
+    assert LineParser().parse(line).metrics == {}
+
+
 @pytest.mark.parametrize("name", WITH)
 def test_an_option_that_does_nothing_without_another_is_warned_of(name: str) -> None:
     alone = request_for(Path("/anywhere"), **{name: OTHER[name]})
