@@ -22,7 +22,10 @@ from pydantic import (
     StringConstraints,
     Tag,
     WithJsonSchema,
+    model_validator,
 )
+
+from models.presets import with_preset
 
 
 class TaskStatus(StrEnum):
@@ -171,7 +174,13 @@ class TrainingRequest(TaskRequest):
         default=None, description="where the trainer runs; default: the setting EXECUTOR"
     )
 
-    batch_size: int = Field(default=8, ge=1, le=65_536, description="images per optimizer step")
+    preset: Literal["fast", "balanced", "accurate"] | None = Field(
+        default=None, description="fills the fields that the request leaves out"
+    )
+    batch_size: int = Field(default=8, ge=1, le=65_536, description="images that pass the network at a time")
+    accumulate_batches: int = Field(
+        default=1, ge=1, le=65_536, description="batches whose gradients are gathered for one optimizer step"
+    )
     num_epochs: int = Field(default=100, ge=1, le=100_000)
     learning_rate: float = Field(default=1e-4, gt=0, le=100, description="peak rate, reached after the warmup")
     image_size: int = Field(default=224, ge=8, le=4096, description="side of the square network input, in pixels")
@@ -182,9 +191,56 @@ class TrainingRequest(TaskRequest):
     )
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     weight_decay: float = Field(default=0.01, ge=0, le=10)
-    warmup_epochs: float = Field(default=1.0, ge=0, le=1000, description="linear warmup before the cosine, in epochs")
+    backbone_lr_scale: float = Field(
+        default=1.0, gt=0, le=100, description="the rate of all layers but the head, relative to learning_rate"
+    )
+    clip_grad_norm: float = Field(
+        default=0.0, ge=0, le=1e6, description="longest gradient, as the norm over all weights; 0: any"
+    )
+    schedule: Literal["cosine", "constant", "one_cycle", "step", "plateau"] = Field(
+        default="cosine", description="how the rate goes on from its peak"
+    )
+    warmup_epochs: float = Field(
+        default=1.0, ge=0, le=1000, description="linear warmup, in epochs; one_cycle has its own"
+    )
+    lr_factor: float = Field(default=0.1, gt=0, lt=1, description="what step and plateau multiply the rate by")
+    lr_step_epochs: int = Field(default=30, ge=1, le=100_000, description="epochs between two falls of step")
+    lr_patience: int = Field(
+        default=10, ge=0, le=100_000, description="epochs without a better monitor that plateau puts up with"
+    )
+    monitor: Literal["val_acc", "val_loss", "macro_f1", "mAP"] = Field(
+        default="val_acc", description="what plateau and early stopping look at"
+    )
+    early_stopping_patience: int = Field(
+        default=0, ge=0, le=100_000, description="epochs without a better monitor that end the training; 0: none do"
+    )
+    ema_decay: float = Field(
+        default=0.0, ge=0, lt=1, description="evaluate and save a moving average of the weights, e.g. 0.999; 0: none"
+    )
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of a target spread over all classes")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: an image counts the more, the fewer its class has"
+    )
+    freeze: Literal["none", "head_only", "last_n"] = Field(
+        default="none", description="train all layers, the head alone, or the last trainable_layers"
+    )
+    trainable_layers: int = Field(
+        default=1, ge=1, le=10_000, description="with last_n: convolutions and linear layers, from the head back"
+    )
     augment: bool = Field(default=True, description="random crop and horizontal flip of training images")
     hflip: bool = Field(default=True, description="allow horizontal flips; switch off for digits, text, traffic signs")
+    trivial_augment: bool = Field(
+        default=False, description="one random change of shape or colour to each training image"
+    )
+    random_erasing: float = Field(
+        default=0.0, ge=0, le=1, description="share of the training images of which a rectangle is erased"
+    )
+    mixup_alpha: float = Field(
+        default=0.0, ge=0, le=100, description="blend each training image with another, as Beta(alpha, alpha); 0: none"
+    )
+    cutmix_alpha: float = Field(
+        default=0.0, ge=0, le=100, description="paste a part of another training image, as Beta(alpha, alpha); 0: none"
+    )
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     amp: Literal["auto", "bf16", "fp32"] = Field(default="auto", description="bf16 autocast: auto uses it where fast")
     cache_mb: float | None = Field(
@@ -199,6 +255,11 @@ class TrainingRequest(TaskRequest):
     max_restarts: int = Field(
         default=3, ge=0, le=1000, description="how often it goes on by itself after the service or machine has ended"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_by_its_preset(cls, body: Any) -> Any:
+        return with_preset(body) if isinstance(body, dict) else body
 
 
 class CommandRequest(TaskRequest):

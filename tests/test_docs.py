@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from app_refactored import create_app
+from models.presets import PRESETS
 from models.schemas import (
     CommandRequest,
     ImportRequest,
@@ -145,6 +146,15 @@ def test_fields_that_requests_have_in_common_are_named(guide: Path) -> None:
     assert len(sentences) == 2
     for sentence in sentences:
         assert common <= set(re.findall(r"`(\w+)`", sentence))
+
+
+@both_guides
+def test_every_preset_is_documented_with_its_values(guide: Path) -> None:
+    head, *rows = next(table for table in tables_of(guide) if coded(table[0][1]) in PRESETS)
+    assert [coded(cell) for cell in head[1:]] == list(PRESETS)
+    for column, values in enumerate(PRESETS.values(), start=1):
+        shown = {coded(row[0]): json.loads(coded(row[column]) or "") for row in rows if row[column]}
+        assert shown == values
 
 
 @both_guides

@@ -6,6 +6,8 @@ number in it is written here and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trainer.evaluation import Evaluation
 from trainer.images import UnreadableImage
 
@@ -43,6 +45,15 @@ def training_starts(network: str, device: str, *, training: int, validation: int
     precision = "bf16 autocast" if bf16 else "fp32"
     counts = f"{training} training and {validation} validation images, {classes} classes"
     return f"Training {network} on {device}: {counts}, {precision}"
+
+
+def options(chosen: Mapping[str, object]) -> str:
+    """What is not as it is by default."""
+    return f"Options: {', '.join(f'{name}={value}' for name, value in chosen.items())}"
+
+
+def options_without_effect(needs: Mapping[str, str]) -> str:
+    return f"Options without effect: {', '.join(f'{name} (needs {need})' for name, need in needs.items())}"
 
 
 def epoch_started(epoch: int, epochs: int) -> str:
@@ -89,6 +100,10 @@ def best_saved(accuracy: float) -> str:
 
 def epoch_finished(epoch: int, epochs: int, seconds: float) -> str:
     return f"Epoch [{epoch}/{epochs}] finished in {seconds:.1f}s"
+
+
+def stopped_early(monitor: str, patience: int) -> str:
+    return f"Early stopping: no better {monitor} in the last {patience} epochs"
 
 
 def training_complete(best_accuracy: float) -> str:

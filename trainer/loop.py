@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models.schemas import TrainingRequest
 from trainer import lines
@@ -27,13 +26,17 @@ from trainer.checkpoint import save_checkpoint
 from trainer.checkpoint_file import BEST, EVALUATION, LAST, checksum_in, prepare_folder, write_plain_file
 from trainer.class_report import report
 from trainer.data import augmented, batches, central, epoch_order, group
+from trainer.early_stopping import score_of
 from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.evaluation import Evaluation, evaluate
+from trainer.layers import set_training
 from trainer.memory import memory_returned
-from trainer.optimizer import learning_rate_at, set_learning_rate
+from trainer.objective import right_answers
 from trainer.resume import damage_of_best, progress, read_last
 from trainer.roots import ANYWHERE, Roots, open_file
 from trainer.run import Run, prepare
+from trainer.updates import Updates
+from trainer.variation import varied
 
 STEP_LINE_SECONDS = 3.0
 """Between two lines within an epoch."""
@@ -100,9 +103,8 @@ def _train(
         logger.info(lines.resumed(saved.epoch, request.num_epochs) if saved else lines.nothing_to_resume())
     if saved and (damage := damage_of_best(output_dir)):
         logger.warning(lines.best_damaged(damage))
-    if saved and saved.epoch == request.num_epochs:
-        logger.info(lines.training_complete(saved.best_accuracy))
-        return TrainingResult(saved.best_accuracy, saved.epoch)
+    if saved and (saved.epoch == request.num_epochs or saved.stopped_early):
+        return _complete(request, saved.epoch, saved.best_accuracy, logger)
     run = prepare(request, saved, output_dir, device, logger, should_stop, roots)
     done, best_accuracy = (saved.epoch, saved.best_accuracy) if saved else (0, -math.inf)
     del saved  # as large as all that the training needs
@@ -120,6 +122,11 @@ def _train(
         rate = run.optimizer.param_groups[0]["lr"]  # of the epoch's last step
         logger.info(lines.learning_rate(rate))
 
+        score = score_of(evaluation, request.monitor)
+        if run.plateau:
+            run.plateau.epoch_done(score)
+        if run.stopping:
+            run.stopping.epoch_done(score)
         improved = evaluation.accuracy > best_accuracy
         best_accuracy = max(best_accuracy, evaluation.accuracy)
         metrics = {
@@ -133,9 +140,17 @@ def _train(
             logger.info(lines.images_kept(len(kept), len(run.training.paths) + len(run.validation.paths), kept.bytes))
         _save(run, epoch, metrics, evaluation if improved else None)
         logger.info(lines.epoch_finished(epoch, request.num_epochs, time.perf_counter() - started))
+        if run.stopping and run.stopping.is_over:
+            break
 
+    return _complete(request, epoch, best_accuracy, logger)
+
+
+def _complete(request: TrainingRequest, epoch: int, best_accuracy: float, logger: logging.Logger) -> TrainingResult:
+    if epoch < request.num_epochs:
+        logger.info(lines.stopped_early(request.monitor, request.early_stopping_patience))
     logger.info(lines.training_complete(best_accuracy))
-    return TrainingResult(best_acc=best_accuracy, epochs=request.num_epochs)
+    return TrainingResult(best_acc=best_accuracy, epochs=epoch)
 
 
 def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
@@ -149,8 +164,10 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
         if request.augment
         else central(request.image_size)
     )
+    frame = varied(frame, request, epoch=epoch)
+    updates = Updates(run, epoch, [len(indices) for indices in groups])
     loss_sum, correct, seen = 0.0, 0, 0
-    run.network.train()
+    set_training(run.network)
     started = last_line = time.perf_counter()
 
     waiting: deque[tuple[Tensor, Tensor, int]] = deque()  # loss, number of right answers, images of a batch
@@ -171,23 +188,18 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
         if run.should_stop():
             raise TrainingStopped
         if len(targets_B) < min(2, request.batch_size):
+            updates.batch_done(step)
             continue  # what broken images have left of it cannot be normalised: its turn is in the next epoch
-        rate = learning_rate_at(
-            (epoch - 1) * len(groups) + step - 1,
-            steps=request.num_epochs * len(groups),
-            steps_per_epoch=len(groups),
-            request=request,
-        )
-        set_learning_rate(run.optimizer, rate)
 
-        targets_B = targets_B.to(run.device, non_blocking=True)
-        logits_BC = run.logits(images_BCHW)
-        loss = functional.cross_entropy(logits_BC, targets_B)
-        run.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        run.optimizer.step()
+        images_BCHW, targets = run.ready(images_BCHW), targets_B.to(run.device, non_blocking=True)
+        if run.mixing:
+            images_BCHW, targets = run.mixing(images_BCHW, targets, epoch=epoch, step=step)
+        logits_BC = run.logits(run.network, images_BCHW)
+        loss = run.objective(logits_BC, targets)
+        updates.gather(loss, step)
+        updates.batch_done(step)
 
-        waiting.append((loss.detach(), (logits_BC.argmax(dim=1) == targets_B).sum(), len(targets_B)))
+        waiting.append((loss.detach(), right_answers(logits_BC, targets), len(targets_B)))
         settle(BATCHES_UNREAD if run.device.type == "cuda" else 0)
 
         now = time.perf_counter()
@@ -217,7 +229,7 @@ def _validate(run: Run, epoch: int) -> Evaluation:
     groups = group(split.indices, request.batch_size)
     logits: list[Tensor] = []
     targets: list[Tensor] = []
-    run.network.eval()
+    network = run.evaluated.eval()
     for images_BCHW, targets_B in batches(
         split,
         groups,
@@ -229,7 +241,7 @@ def _validate(run: Run, epoch: int) -> Evaluation:
         if run.should_stop():
             raise TrainingStopped
         if len(targets_B):
-            logits.append(run.logits(images_BCHW).cpu())
+            logits.append(run.logits(network, run.ready(images_BCHW)).cpu())
             targets.append(targets_B)
     evaluation = evaluate(torch.cat(logits), torch.cat(targets))
     _refuse_divergence(run, evaluation.loss, epoch)
@@ -245,7 +257,7 @@ def _save(run: Run, epoch: int, metrics: dict[str, float], best: Evaluation | No
     def save(name: str, more: dict[str, Any] | None = None) -> None:
         save_checkpoint(
             run.output_dir / name,
-            run.network,
+            run.evaluated,
             classes=run.training.classes,
             request=run.request,
             epoch=epoch,
@@ -264,7 +276,8 @@ def _save(run: Run, epoch: int, metrics: dict[str, float], best: Evaluation | No
         with suppress(OSError, ValueError):  # as logging.shutdown: nobody listens any more
             handler.flush()
     splits = (run.training, run.validation)
-    save(LAST, progress(run.optimizer, run.device, best_accuracy=metrics["best_acc"], splits=splits))
+    more = progress(run.optimizer, run.device, best_accuracy=metrics["best_acc"], splits=splits, parts=run.parts)
+    save(LAST, more)
 
 
 def _refuse_divergence(run: Run, loss: float, epoch: int) -> None:

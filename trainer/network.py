@@ -51,12 +51,20 @@ def build_network(
                 advice = 'set pretrained to "auto" or false to train from scratch, or weight_path to a file of weights'
                 raise TrainingFailed("no_weights", f"{missing}: {advice}") from error
             logger.warning(f"{missing}; training from scratch")
+            _warn_of_frozen_noise(request, logger)
         else:
             load_weights(
                 network, state, num_classes=request.num_classes, source="the pretrained weights", logger=logger
             )
             logger.info(f"Pretrained weights for {request.model} loaded from {file_name}")
+    else:
+        _warn_of_frozen_noise(request, logger)
     return network
+
+
+def _warn_of_frozen_noise(request: TrainingRequest, logger: logging.Logger) -> None:
+    if request.freeze != "none":
+        logger.warning("What freeze leaves as it is are random weights: nothing was loaded that they could know")
 
 
 def bare_network(name: str, num_classes: int, image_size: int) -> nn.Module:

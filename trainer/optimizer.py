@@ -1,50 +1,49 @@
-"""The optimizer, and its learning rate at every step."""
+"""The optimizer: which weights it changes, and by how much of the learning rate."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from models.schemas import TrainingRequest
+from trainer.layers import layers_of, trainable
 
-LONGEST_WARMUP = 0.3
-"""Share of a training: what one-cycle schedules use (Smith & Topin 2017, arXiv:1708.07120). A training of one
-epoch with one epoch of warmup would otherwise end where its learning should begin."""
+_SCALE = "lr_scale"
+"""Of a group of parameters: its share of the learning rate, where it has not the whole."""
 
 
 def build_optimizer(request: TrainingRequest, network: nn.Module) -> Optimizer:
-    """Adam, AdamW or SGD with Nesterov momentum 0.9.
+    """Adam, AdamW or SGD with Nesterov momentum 0.9, for what is not frozen.
 
     Biases and normalisation weights are not decayed, since pulling them to zero does not make the network
-    simpler (He et al. 2018, arXiv:1812.01187, section 3.1).
+    simpler (He et al. 2018, arXiv:1812.01187, section 3.1). The first group has the whole learning rate.
     """
-    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": request.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    parameters = trainable(network)
+    if request.backbone_lr_scale == 1:
+        groups = _groups(parameters, request)
+    else:
+        head = {id(parameter) for parameter in layers_of(network)[-1]}
+        groups = _groups([parameter for parameter in parameters if id(parameter) in head], request)
+        backbone = _groups([parameter for parameter in parameters if id(parameter) not in head], request)
+        groups += [group | {_SCALE: request.backbone_lr_scale} for group in backbone]
     if request.optimizer == "sgd":
         return SGD(groups, lr=request.learning_rate, momentum=0.9, nesterov=True, fused=True)
     kind = Adam if request.optimizer == "adam" else AdamW
     return kind(groups, lr=request.learning_rate, fused=True)
 
 
+def _groups(parameters: Iterable[nn.Parameter], request: TrainingRequest) -> list[dict[str, Any]]:
+    weights = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return [
+        {"params": weights, "weight_decay": request.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+
+
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def learning_rate_at(step: int, *, steps: int, steps_per_epoch: int, request: TrainingRequest) -> float:
-    """Rate of step `step` (from 0) of `steps`: linear from near 0 to the peak, then half a cosine to near 0.
-
-    The cosine is that of Loshchilov & Hutter 2016 (arXiv:1608.03983), equation 5, without restarts. No
-    step has rate 0.
-    """
-    assert 0 <= step < steps
-    warmup = math.floor(min(request.warmup_epochs * steps_per_epoch, LONGEST_WARMUP * steps))
-    if step < warmup:
-        return request.learning_rate * (step + 1) / (warmup + 1)
-    return request.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+        group["lr"] = rate * group.get(_SCALE, 1.0)

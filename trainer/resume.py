@@ -1,18 +1,19 @@
 """What a training needs to go on where it was cut off, as if it never had been.
 
 Beside the network, `last.pt` holds the optimizer, the states of torch's random generators, the best
-accuracy so far and the images that were left out. Of the rest the epoch tells all: order and crop of
-an image, and the learning rate of a step, follow from the seed and the epoch alone, so the epoch is the
-sampler's place and the schedule's. No scaler: bf16 has the range of fp32 and needs none.
+accuracy so far and the images that were left out; of a training that has them also its plateau, how long it has
+waited for a better epoch, and with averaged weights those that are trained. Of the rest the epoch tells all: order,
+crop, variation and mixing of the images, and the learning rate of a step, follow from the seed and the epoch
+alone, so the epoch is the sampler's place and the schedule's. No scaler: bf16 has the range of fp32 and needs none.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from trainer import lines
 from trainer.checkpoint import read_checkpoint
 from trainer.checkpoint_file import BEST, LAST, damage_in, find_damage
 from trainer.errors import TrainingFailed
+from trainer.options import OPTIONS, default_of
 from trainer.roots import Folders, OutsideRoots, open_file
 from trainer.split import Split
 
@@ -30,8 +32,17 @@ _DECISIVE = (
     *("model", "num_classes", "image_size", "amp"),
     *("optimizer", "learning_rate", "weight_decay", "warmup_epochs", "num_epochs"),
     *("batch_size", "shuffle", "augment", "hflip", "seed"),
+    *OPTIONS,
 )
 """Fields of a request that another training would differ in. Folders and devices may change: data moves."""
+
+
+class Part(Protocol):
+    """Something that changes from epoch to epoch. Its state is tensors on the CPU and plain values."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -47,9 +58,18 @@ class Saved:
     fingerprints: dict[str, str]
     content: dict[str, Any]
 
+    @property
+    def stopped_early(self) -> bool:
+        return bool(self.content.get("early_stopping", {}).get("is_over"))
+
 
 def progress(
-    optimizer: Optimizer, device: torch.device, *, best_accuracy: float, splits: Iterable[Split]
+    optimizer: Optimizer,
+    device: torch.device,
+    *,
+    best_accuracy: float,
+    splits: Iterable[Split],
+    parts: Mapping[str, Part],
 ) -> dict[str, Any]:
     """What `last.pt` has beside a checkpoint for prediction: tensors on the CPU and plain values."""
     generators = {"cpu": torch.get_rng_state()}
@@ -61,6 +81,7 @@ def progress(
         "best_accuracy": best_accuracy,
         "left_out": {split.name: split.names_left_out for split in splits},
         "fingerprints": {split.name: split.fingerprint for split in splits},
+        **{name: part.state_dict() for name, part in parts.items()},
     }
 
 
@@ -89,7 +110,8 @@ def read_last(output_dir: Path, request: TrainingRequest, save_roots: Folders = 
     except Exception as error:  # whole, and not from this trainer: torch raises nearly anything
         raise _damaged(path, "it holds no training that could go on") from error
     asked = request.model_dump(mode="json")
-    _refuse_difference(repr(str(path)), {name: (content["request"].get(name), asked[name]) for name in _DECISIVE})
+    before = {name: default_of(name) for name in OPTIONS} | content["request"]  # the options are younger than requests
+    _refuse_difference(repr(str(path)), {name: (before.get(name), asked[name]) for name in _DECISIVE})
     return saved
 
 
@@ -107,6 +129,7 @@ def restore(
     optimizer: Optimizer,
     device: torch.device,
     splits: Iterable[Split],
+    parts: Mapping[str, Part],
     logger: logging.Logger,
 ) -> None:
     """Put everything back, the generators last: building a network has drawn from them.
@@ -122,6 +145,8 @@ def restore(
             logger.warning(lines.other_images(split.name))
     network.load_state_dict(content["state_dict"])
     optimizer.load_state_dict(content["optimizer"])
+    for name, part in parts.items():
+        part.load_state_dict(content[name])
     torch.set_rng_state(content["generators"]["cpu"])
     if device.type == "cuda" and "cuda" in content["generators"]:
         torch.cuda.set_rng_state(content["generators"]["cuda"], device)

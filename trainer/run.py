@@ -19,15 +19,22 @@ from torch.optim import Optimizer
 from models.schemas import TrainingRequest
 from trainer import lines
 from trainer.available_memory import available_memory
+from trainer.average import Average
 from trainer.data import mean_and_deviation, normalise
 from trainer.decoded_images import SHARE, DecodedImages
+from trainer.early_stopping import EarlyStopping, early_stopping
 from trainer.errors import TrainingFailed
+from trainer.layers import freeze
+from trainer.mixing import Mixing, mixing
 from trainer.network import bare_network, build_network
+from trainer.objective import build_objective
 from trainer.optimizer import build_optimizer
+from trainer.options import chosen, without_effect
 from trainer.precision import uses_bf16
 from trainer.preflight import check
-from trainer.resume import Saved, restore
+from trainer.resume import Part, Saved, restore
 from trainer.roots import Folders, Roots
+from trainer.schedule import Plateau
 from trainer.split import Split, load_split
 
 
@@ -40,6 +47,11 @@ class Run:
     validation: Split
     network: nn.Module
     optimizer: Optimizer
+    objective: nn.Module
+    mixing: Mixing | None
+    plateau: Plateau | None
+    stopping: EarlyStopping | None
+    average: Average | None
     device: torch.device
     statistics: Tensor
     bf16: bool
@@ -48,11 +60,29 @@ class Run:
     logger: logging.Logger
     should_stop: Callable[[], bool]
 
-    def logits(self, images_BCHW: Tensor) -> Tensor:
-        """logits_BC of uint8 images that are still on the CPU."""
-        images_BCHW = normalise(images_BCHW.to(self.device, non_blocking=True), self.statistics)
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated and saved."""
+        return self.average.network if self.average else self.network
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What else changes from epoch to epoch, by its name in `last.pt`."""
+        parts: dict[str, Part | None] = {
+            "plateau": self.plateau,
+            "early_stopping": self.stopping,
+            "average": self.average,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def ready(self, images_BCHW: Tensor) -> Tensor:
+        """What the network takes, on its device, of uint8 images that are still on the CPU."""
+        return normalise(images_BCHW.to(self.device, non_blocking=True), self.statistics)
+
+    def logits(self, network: nn.Module, images_BCHW: Tensor) -> Tensor:
+        """logits_BC of images that are `ready`."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            logits_BC: Tensor = self.network(images_BCHW)
+            logits_BC: Tensor = network(images_BCHW)
         return logits_BC.float()
 
 
@@ -89,10 +119,28 @@ def prepare(
         else build_network(request, logger=logger, should_stop=should_stop, folders=roots.weights)
     )
     network = network.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(request, network)
+    freeze(network, request)
+    run = Run(
+        request=request,
+        training=training,
+        validation=validation,
+        network=network,
+        optimizer=build_optimizer(request, network),
+        objective=build_objective(request, training.targets, device),
+        mixing=mixing(request),
+        plateau=Plateau(request) if request.schedule == "plateau" else None,
+        stopping=early_stopping(request),
+        average=Average(network, request.ema_decay) if request.ema_decay else None,
+        device=device,
+        statistics=mean_and_deviation(device),
+        bf16=uses_bf16(request.amp, device, network),
+        output_dir=output_dir,
+        save_roots=roots.save,
+        logger=logger,
+        should_stop=should_stop,
+    )
     if saved:
-        restore(saved, network, optimizer, device, (training, validation), logger)
-    bf16 = uses_bf16(request.amp, device, network)
+        restore(saved, network, run.optimizer, device, (training, validation), run.parts, logger)
     logger.info(
         lines.training_starts(
             request.model,
@@ -100,20 +148,11 @@ def prepare(
             training=len(training.indices),
             validation=len(validation.indices),
             classes=len(training.classes),
-            bf16=bf16,
+            bf16=run.bf16,
         )
     )
-    return Run(
-        request=request,
-        training=training,
-        validation=validation,
-        network=network,
-        optimizer=optimizer,
-        device=device,
-        statistics=mean_and_deviation(device),
-        bf16=bf16,
-        output_dir=output_dir,
-        save_roots=roots.save,
-        logger=logger,
-        should_stop=should_stop,
-    )
+    if options := chosen(request):
+        logger.info(lines.options(options))
+    if idle := without_effect(request):
+        logger.warning(lines.options_without_effect(idle))
+    return run

@@ -139,6 +139,34 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "evaluation.json", "last.pt"]
 
 
+def test_a_training_with_options_goes_on_as_if_it_had_not_been_killed(digits: Path, tmp_path: Path) -> None:
+    """Those that have a state: an average, a plateau, a count, and numbers drawn for images and batches."""
+    options = {
+        "schedule": "plateau",
+        "lr_patience": 0,
+        "early_stopping_patience": 5,
+        "ema_decay": 0.9,
+        "mixup_alpha": 0.3,
+        "cutmix_alpha": 1.0,
+        "trivial_augment": True,
+        "random_erasing": 0.5,
+        "accumulate_batches": 2,
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    status, whole_lines = ran(["-m", "trainer", *arguments(whole, digits, "mnasnet0_5", "adamw", **options)])
+    assert status == 0
+    command = arguments(cut, digits, "mnasnet0_5", "adamw", **options)
+    killed_at_line("Epoch [3/3] started", command)
+    status, second = ran(["-m", "trainer", *command, "--resume"])
+    assert status == 0
+    assert metric_lines(second)[3] == metric_lines(whole_lines)[3]
+    for name in ("last.pt", "best.pt"):
+        one, other = (torch.load(folder / "run" / name, weights_only=True) for folder in (whole, cut))
+        assert same(one, other), name
+
+
 def killed_at_line(start: str, command: list[str]) -> list[str]:
     """Run until a line begins so, and kill it from outside at that moment."""
     said: list[str] = []

@@ -79,6 +79,30 @@ def test_a_training_that_was_stopped_goes_on_where_it_was(digits: Path, tmp_path
 
 
 @pytest.mark.usefixtures("_memory_returned")
+def test_a_training_with_every_option_learns_the_digits_and_goes_on(digits: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "model": "resnet18",
+        "accumulate_batches": 2,
+        "backbone_lr_scale": 0.5,
+        "clip_grad_norm": 5.0,
+        "schedule": "plateau",
+        "early_stopping_patience": 20,
+        "ema_decay": 0.9,
+        "label_smoothing": 0.1,
+        "class_weights": "balanced",
+        "freeze": "last_n",
+        "trainable_layers": 19,
+        "random_erasing": 0.2,
+        "mixup_alpha": 0.2,
+        "cutmix_alpha": 1.0,
+        "num_epochs": 12,
+    }
+    trained(digits, tmp_path / "out", until="Epoch [3/12] started", **options)
+    best, _ = trained(digits, tmp_path / "out", resume=True, **options)
+    assert best > 50
+
+
+@pytest.mark.usefixtures("_memory_returned")
 def test_too_little_memory_is_said_and_given_back(digits: Path, tmp_path: Path) -> None:
     total = torch.cuda.get_device_properties(DEVICE).total_memory
     torch.cuda.set_per_process_memory_fraction(256 * 2**20 / total, DEVICE)

@@ -78,6 +78,46 @@ def test_a_training_that_was_cut_off_ends_like_one_that_was_not(
         assert same(content(tmp_path / "cut" / name), content(tmp_path / "whole" / name)), name
 
 
+STATEFUL: list[dict[str, Any]] = [
+    {"schedule": "plateau", "lr_patience": 0, "lr_factor": 0.5, "monitor": "val_loss", "ema_decay": 0.9},
+    {"schedule": "one_cycle", "early_stopping_patience": 9, "mixup_alpha": 0.3, "cutmix_alpha": 1, "ema_decay": 0.99},
+    {"schedule": "step", "lr_step_epochs": 1, "trivial_augment": True, "random_erasing": 0.5, "clip_grad_norm": 0.1},
+    {"freeze": "last_n", "trainable_layers": 5, "backbone_lr_scale": 0.1, "accumulate_batches": 3, "ema_decay": 0.9},
+    {"label_smoothing": 0.1, "class_weights": "balanced", "accumulate_batches": 2, "mixup_alpha": 0.2},
+]
+"""Every option that has a state, or draws numbers, or has a part in the optimizer's."""
+
+
+@pytest.mark.parametrize("options", STATEFUL, ids=lambda options: next(iter(options)))
+@pytest.mark.parametrize("cut", [2, 3])
+def test_so_it_does_with_every_option(digits: Path, tmp_path: Path, options: dict[str, Any], cut: int) -> None:
+    """mnasnet0_5 drops out: what is drawn for the images must leave the numbers of the network alone."""
+    request = request_for(
+        digits, num_classes=6, num_epochs=4, model="mnasnet0_5", learning_rate=1e-2, max_unreadable_share=0.5, **options
+    )
+    whole = trained(request, tmp_path / "whole")
+    first = trained(request, tmp_path / "cut", until=f"Epoch [{cut}/4] started")
+    torch.rand(3)
+    rest = trained(request, tmp_path / "cut", resume=True)
+
+    begun = first.index(f"Epoch [{cut}/4] started")
+    after = rest.index(f"Epoch [{cut}/4] started")
+    assert without_timings(first[:begun] + rest[after:]) == without_timings(whole)
+    for name in ("last.pt", "best.pt"):
+        assert same(content(tmp_path / "cut" / name), content(tmp_path / "whole" / name)), name
+
+
+def test_the_state_of_an_option_is_in_the_checkpoint_where_it_is_chosen(digits: Path, tmp_path: Path) -> None:
+    options = {"schedule": "plateau", "early_stopping_patience": 3, "ema_decay": 0.9}
+    trained(request_for(digits, num_classes=6, **options), tmp_path)
+    last, best = content(tmp_path / "last.pt"), content(tmp_path / "best.pt")
+    assert last["early_stopping"] == {"best": last["metrics"]["val_acc"], "waited": 0, "is_over": False}
+    assert last["plateau"]["scale"] == 1
+    assert last["average"]["updates"] == 4
+    assert not {"early_stopping", "plateau", "average"} & best.keys()
+    assert same(last["state_dict"], best["state_dict"])  # what was evaluated
+
+
 def test_a_last_checkpoint_holds_all_that_changes_as_tensors_and_plain_values(digits: Path, tmp_path: Path) -> None:
     trained(request_for(digits, num_classes=6), tmp_path)
     last, best = content(tmp_path / "last.pt"), content(tmp_path / "best.pt")
@@ -309,7 +349,7 @@ def test_nothing_holds_the_network_after_the_end(
     gc.disable()  # what is gone afterwards is gone because of the training
     try:
         kept = train(
-            request_for(digits, num_classes=6, num_epochs=2, model=model),
+            request_for(digits, num_classes=6, num_epochs=2, model=model, ema_decay=0.9, mixup_alpha=0.1),
             output_dir=tmp_path,
             device="cpu",
             logger=logger,

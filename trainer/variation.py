@@ -1,0 +1,36 @@
+"""More ways in which a training image can differ from the file: TrivialAugment and random erasing.
+
+They come after the crop, and change what is in the square. What happens to an image depends on seed, epoch and index
+alone, as the crop does.
+"""
+
+from __future__ import annotations
+
+from PIL import Image
+from torchvision.transforms import v2
+
+from models.schemas import TrainingRequest
+from trainer.data import IMAGENET_MEAN, Frame
+from trainer.own_random import OwnRandom
+
+
+def varied(frame: Frame, request: TrainingRequest, *, epoch: int) -> Frame:
+    """`frame`, and then what `request` asks for beside it. What is erased has the mean colour, which is 0 when
+    normalised, as in torchvision's references."""
+    steps = []
+    if request.trivial_augment:
+        steps.append(v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR))
+    if request.random_erasing:
+        mean = tuple(round(255 * value) for value in IMAGENET_MEAN)
+        steps.append(v2.RandomErasing(request.random_erasing, value=mean))
+    if not steps:
+        return frame
+
+    def more(image: Image.Image, index: int) -> Image.Image:
+        square = frame(image, index)
+        with OwnRandom(f"variation {request.seed} {epoch} {index}"):
+            for step in steps:
+                square = step(square)
+        return square
+
+    return more
