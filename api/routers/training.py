@@ -164,7 +164,7 @@ def start_training(request: Annotated[StartRequest, Body()], service: Service) -
     return answer(service, service.start_training(request), with_history=None)[0]
 
 
-@router.post("/check", summary="检查训练请求", responses=documented(400, 401, 403, 413, 422, 503))
+@router.post("/check", summary="检查训练请求", responses=documented(400, 401, 403, 413, 422))
 def check_training(request: Annotated[StartRequest, Body()], service: Service) -> CheckResponse:
     """只检查，不启动. What `start` would say of the request itself, without starting anything.
 

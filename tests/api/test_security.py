@@ -37,6 +37,7 @@ ROUTES = [
     ("DELETE", "/api/v1/session"),
     ("GET", "/api/v2/models"),
     ("POST", "/api/v2/training/start"),
+    ("POST", "/api/v2/training/check"),
     ("GET", "/api/v2/training"),
     ("GET", "/api/v2/training/some"),
     ("GET", "/api/v2/training/some/logs"),
