@@ -31,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app_refactored import build_service
-from benchmarks.figures import machine
+from benchmarks.figures import load_after, machine
 from benchmarks.tracking import race
 from client.demo.digits import digit_folders
 from models.schemas import TrainingRequest
@@ -89,6 +89,7 @@ def main() -> None:
     if arguments.only != "training":
         print("Time until a value is on disk and read by another process:")
         race.compare(arguments.rounds, arguments.steps, arguments.peers)
+    print(load_after())
 
 
 def measure_here(rounds: int) -> None:

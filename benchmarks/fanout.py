@@ -29,7 +29,7 @@ from typing import IO
 import psutil
 
 from benchmarks.fanning.ticks import GO, RATE
-from benchmarks.figures import machine, median_and_range
+from benchmarks.figures import load_after, machine, median_and_range
 from benchmarks.load import REPOSITORY
 from benchmarks.soaking.gauge import sample
 from client import TrainingClient
@@ -74,6 +74,7 @@ def main() -> None:
             for name in list(PROGRAMS)[:: -1 if number % 2 else 1]:
                 found[name].append(run(name, viewers, arguments.clients, arguments.seconds))
         report(viewers, found)
+    print(load_after())
 
 
 def report(viewers: int, found: dict[str, list[Figures]]) -> None:

@@ -23,6 +23,11 @@ def machine(*packages: str) -> str:
     )
 
 
+def load_after() -> str:
+    """For the last line: whether something else began to work meanwhile. What was measured is in it too."""
+    return f"load {os.getloadavg()[0]:.1f} at the end"
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that at least so many percent of `values` do not exceed."""
     assert values, "of nothing there is no percentile"

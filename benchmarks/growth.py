@@ -24,7 +24,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from benchmarks.figures import MIB, machine, percentile
+from benchmarks.figures import MIB, load_after, machine, percentile
 from benchmarks.growing.filling import LONG, fill
 from benchmarks.growing.questions import SCAN, Asker, Sizes
 from client import TrainingClient
@@ -161,6 +161,7 @@ def report(
             pairs = zip(figures[question, LARGE], figures[question, SMALL], strict=True)
             cells += [f"{large:11.1f}", f"{small:11.1f}", f"{statistics.median(a / b for a, b in pairs):11.2f}"]
         print(f"{question:34}" + "".join(cells))
+    print(load_after())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -138,15 +139,17 @@ class Generator:
         self._failed = 0
 
     async def run(self, connections: int, rate: float | None, ended: asyncio.Event) -> Load:
-        opened = [await self._open() for _ in range(connections)]
+        free: asyncio.Queue[Connection] = asyncio.Queue()
+        for _ in range(connections):
+            free.put_nowait(await self._open())
         began = time.perf_counter()
         if rate is None:
-            await asyncio.gather(*(self._without_pause(connection, ended) for connection in opened))
+            await asyncio.gather(*(self._without_pause(free, ended) for _ in range(connections)))
         else:
-            await self._at_fixed_times(opened, rate, ended)
+            await self._at_fixed_times(free, rate, ended)
         seconds = time.perf_counter() - began
-        for connection in opened:
-            connection.close()
+        while not free.empty():
+            free.get_nowait().close()
         delays = [1000 * delay for delay in self._delays] or [0.0]
         p50, p99, worst = (percentile(delays, percent) for percent in (50, 99, 100))
         return Load(len(self._delays), self._failed, seconds, p50, p99, worst)
@@ -156,31 +159,27 @@ class Generator:
         _, connection = await loop.create_connection(lambda: Connection(self._request), self._host, self._port)
         return connection
 
-    async def _without_pause(self, connection: Connection, ended: asyncio.Event) -> None:
+    async def _without_pause(self, free: asyncio.Queue[Connection], ended: asyncio.Event) -> None:
         while not ended.is_set():
-            if not await self._timed(connection, time.perf_counter()):
-                return
+            await self._one(free, time.perf_counter())
 
-    async def _at_fixed_times(self, connections: list[Connection], rate: float, ended: asyncio.Event) -> None:
-        free: asyncio.Queue[Connection] = asyncio.Queue()
-        for connection in connections:
-            free.put_nowait(connection)
-
-        async def one(due: float) -> None:
-            connection = await free.get()
-            if await self._timed(connection, due):
-                free.put_nowait(connection)
-            else:
-                free.put_nowait(await self._open())
-
+    async def _at_fixed_times(self, free: asyncio.Queue[Connection], rate: float, ended: asyncio.Event) -> None:
         began = time.perf_counter()
         async with asyncio.TaskGroup() as group:
-            number = 0
-            while not ended.is_set():
+            for number in itertools.count():
                 due = began + number / rate
                 await asyncio.sleep(due - time.perf_counter())
-                group.create_task(one(due))
-                number += 1
+                if ended.is_set():
+                    return
+                group.create_task(self._one(free, due))
+
+    async def _one(self, free: asyncio.Queue[Connection], due: float) -> None:
+        """Ask over the next free connection; one that failed is replaced."""
+        connection = await free.get()
+        if not await self._timed(connection, due):
+            connection.close()
+            connection = await self._open()
+        free.put_nowait(connection)
 
     async def _timed(self, connection: Connection, began: float) -> bool:
         is_good = await connection.ask()

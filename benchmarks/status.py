@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.figures import machine, median_and_range
+from benchmarks.figures import load_after, machine, median_and_range
 from benchmarks.load import load, loading
 from client import TrainingClient
 from client.demo.digits import digit_folders
@@ -222,6 +222,7 @@ def report(servers: list[Server], figures: Figures, arguments: argparse.Namespac
         alone, asked = (figures[what, name] for what in ("images/s alone", f"images/s, asked {POLLS} times a second"))
         lost = statistics.median(100 * (1 - few / many) for many, few in zip(alone, asked, strict=True))
         print(f"training speed lost at {POLLS} requests/s, {name}: {lost:.1f} %")
+    print(load_after())
 
 
 if __name__ == "__main__":

@@ -86,13 +86,14 @@ class LevelDbLog:
     """Reads on in a log that is being written; what is not there whole is left for the next time."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+        self._path = path
         self._position = WANDB_HEAD
         self._pieces: list[bytes] = []
 
     def read(self) -> list[bytes]:
-        self._file.seek(self._position)
-        data = self._file.read()
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            data = file.read()
         records, at = [], 0
         while True:
             left = BLOCK - (self._position + at) % BLOCK
