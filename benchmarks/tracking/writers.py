@@ -31,13 +31,15 @@ def open_careful_service(folder: Path) -> Run:
 
 def _service(folder: Path, **settings: Any) -> Run:
     import logging
+    import sys
 
-    from app_refactored import build_service
+    from app_refactored import GIL_SWITCH_S, build_service
     from benchmarks.capture import new_task
     from services.executors.thread import ThreadExecutor
     from services.log_handler import TrainingLogHandler
     from settings import Settings
 
+    sys.setswitchinterval(GIL_SWITCH_S)  # as in the service's process
     service = build_service(Settings(state_dir=folder, **settings), ThreadExecutor())
     logger = logging.Logger("trainer")
     logger.addHandler(TrainingLogHandler(new_task(service), service))
