@@ -1,6 +1,6 @@
 """What it costs that a training is watched through its log lines.
 
-    python -m benchmarks.capture [--rounds 5]
+    python -m benchmarks.capture [--rounds 5] [--peers PYTHON] [--only trackers] [--quick]
 
 The published document claims: CPU under 1 %, memory about 100 KB a task. Printed here, from a real
 training of resnet18 on handwritten digits in this process:
@@ -9,7 +9,10 @@ training of resnet18 on handwritten digits in this process:
   training's CPU seconds; and the training's time with the handler against without, alternated;
 - memory of a running task whose ring of lines is full, and of a viewer that follows one;
 - time per line, for lines that match a format and for others: parsing alone, and the whole way to the
-  store and the ring.
+  store and the ring;
+- time per value until it is on disk and another process has read it, against TensorBoard, MLflow on SQLite, W&B
+  offline and Trackio, which log the same values (`benchmarks/tracking`). What is neither installed here nor for the
+  interpreter that `--peers` names is left out.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app_refactored import build_service
+from benchmarks.figures import load_after, machine
+from benchmarks.tracking import race
 from client.demo.digits import digit_folders
 from models.schemas import TrainingRequest
 from services.executors.thread import ThreadExecutor
@@ -71,7 +76,23 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # progress, in a pipe too
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="trainings with and without the handler, each")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--steps", type=int, default=3000, help="that each tracker logs in a row")
+    parser.add_argument("--peers", type=Path, metavar="PYTHON", help="interpreter that has other trackers")
+    parser.add_argument("--only", choices=("training", "trackers"), help="one half; default: both")
+    parser.add_argument("--quick", action="store_true", help="one round, 300 steps")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.steps = 1, 300
+    print(machine("sqlalchemy", "torch"))
+    if arguments.only != "trackers":
+        measure_here(arguments.rounds)
+    if arguments.only != "training":
+        print("Time until a value is on disk and read by another process:")
+        race.compare(arguments.rounds, arguments.steps, arguments.peers)
+    print(load_after())
+
+
+def measure_here(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         service = build_service(Settings(state_dir=folder / "state"), ThreadExecutor())
