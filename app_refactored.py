@@ -7,6 +7,7 @@ Importing it starts nothing.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -199,7 +200,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if sys.platform == "linux":
             for listener in [each for server in self.servers for each in server.sockets]:
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)  # connections inherit it
+                with socket.socket(fileno=os.dup(listener.fileno())) as same:  # uvloop's own cannot be set
+                    same.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_MS)  # connections inherit it
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await run_in_threadpool(self._app.state.service.interrupt)

@@ -1,9 +1,9 @@
 """Connections that say little must not starve those that ask.
 
-uvicorn gives a request all the time in the world: a connection that is opened and says nothing, sends its headers
-a byte at a time, or announces a body that never comes, is held for ever, and each holds a file descriptor. Here a
-request has a deadline to arrive by, and where too many connections are open, the one that has waited longest
-without asking anything is closed for the new one.
+uvicorn gives a request all the time and, with httptools, all the room in the world: a connection that is opened and
+says nothing, sends its headers a byte at a time, or announces a body that never comes, is held for ever, and each
+holds a file descriptor. Here a request has a deadline to arrive by, and its head a bound, and where too many
+connections are open, the one that has waited longest without asking anything is closed for the new one.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import resource
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from models.schemas import ErrorResponse
 
 MOST_FILES = 65_536
 MOST_CONNECTIONS = 10_000
+MOST_HEAD = 65_536
+"""Bytes of a request's first line and headers together."""
 
 TOO_SLOW = (408, "The request did not arrive in time: send it faster, or see REQUEST_TIMEOUT_S.", "request_timeout")
 TOO_MANY = (503, "Too many connections are open: close some streams, then try again.", "too_many_connections")
+TOO_LONG = (431, "The URL and headers of a request may have 64 KiB together: send less.", "head_too_long")
 NO_HTTP = (400, "This is no HTTP request.", "invalid_http")
 
 
-class BoundedProtocol(H11Protocol):
+class BoundedProtocol(HttpToolsProtocol):
     """One connection. `bounded_protocol` makes the class for a server.
 
     Attributes:
@@ -37,6 +39,12 @@ class BoundedProtocol(H11Protocol):
     request_timeout_s: ClassVar[float]
     max_connections: ClassVar[int]
     waiting: ClassVar[dict[BoundedProtocol, asyncio.TimerHandle]]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._in_head = self._in_body = False  # of the request that is arriving
+        self._head_bytes = 0
+        self._to_answer = 0  # requests that have arrived
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
@@ -49,18 +57,44 @@ class BoundedProtocol(H11Protocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
-    def handle_events(self) -> None:
-        super().handle_events()
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():  # what comes after a refusal
+            return
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD:
+                self._refuse(TOO_LONG)
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if not self.url.startswith(b"/"):  # another host's, or none: httptools would take the path out of it
+            raise ValueError
+        self._in_head, self._in_body = False, True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._stop_waiting()
+        if not self.cycle.response_complete:
+            self._to_answer += 1
+        super().on_message_complete()
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        self._to_answer = max(0, self._to_answer - 1)  # it may have been answered before it had arrived
+        super().on_response_complete()
         self._watch()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's own sentence)
         self._refuse(NO_HTTP)
 
     def _watch(self) -> None:
-        """Begin, go on, or end to wait for a request, as its parts arrive."""
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._stop_waiting()
-        elif self not in self.waiting:
+        """Begin to wait for a request, unless one is being answered."""
+        if not self._to_answer and not self.transport.is_closing() and self not in self.waiting:
             self.waiting[self] = self.loop.call_later(self.request_timeout_s, self._give_up)
 
     def _stop_waiting(self) -> None:
@@ -80,8 +114,7 @@ class BoundedProtocol(H11Protocol):
     def _give_up(self) -> None:
         if self.transport.is_closing():  # its last answer is being sent
             return
-        has_begun = self.conn.their_state is h11.SEND_BODY or bool(self.conn.trailing_data[0])
-        if has_begun and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if self._in_head or (self._in_body and not self.cycle.response_started):
             self._refuse(TOO_SLOW)
         else:
             self.transport.close()
@@ -89,10 +122,9 @@ class BoundedProtocol(H11Protocol):
     def _refuse(self, refusal: tuple[int, str, str]) -> None:
         status, detail, code = refusal
         body = ErrorResponse(detail=detail, code=code).model_dump_json(exclude_unset=True).encode()
-        headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-        answer = h11.Response(status_code=status, headers=list(headers.items()), reason=HTTPStatus(status).phrase)
-        for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
-            self.transport.write(self.conn.send(event) or b"")
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
         self.transport.close()
 
 

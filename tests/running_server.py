@@ -8,6 +8,7 @@ import threading
 import uvicorn
 from fastapi import FastAPI
 
+from api.connections import MOST_CONNECTIONS, bounded_protocol
 from services.training_service import TrainingService
 
 
@@ -20,7 +21,8 @@ class RunningServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self._app = app
         started = threading.Event()
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        protocol = bounded_protocol(request_timeout_s=30, max_connections=MOST_CONNECTIONS)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, http=protocol)
 
         class Announcing(uvicorn.Server):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:

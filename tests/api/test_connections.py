@@ -178,6 +178,22 @@ def test_what_is_no_http_is_answered_in_json(hasty: Service) -> None:
         assert (status, answer["code"]) == (400, "invalid_http")
 
 
+def test_a_head_without_end_is_refused_at_its_bound(hasty: Service) -> None:
+    for part in (b"X-Long: " + b"a" * 70_000, b"X: a\r\n" * 12_000):
+        status, answer = answer_of(hasty.connect(b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n" + part))
+        assert (status, answer["code"]) == (431, "head_too_long")
+    assert hasty.ask("/api/v1/health?" + "a" * 60_000).status_code == 200
+
+
+def test_requests_that_come_together_are_answered_in_turn(hasty: Service) -> None:
+    asked = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    connection = hasty.connect(asked * 20 + asked.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    assert received.count(b"HTTP/1.1 200 OK") == 21
+
+
 def test_more_connections_than_files_close_those_that_waited_longest(run: Run) -> None:
     service = run(*LIMITED)
     crowd = [service.connect() for _ in range(HUNDREDS)]
