@@ -26,6 +26,7 @@ from starlette.concurrency import run_in_threadpool
 from api import docs, errors
 from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
 from api.console import LOG_CONFIG
+from api.prepared_status import PreparedStatus
 from api.routers import (
     alerts,
     dashboard,
@@ -103,6 +104,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     )
     errors.install(app)
     app.state.tokens = tokens = Tokens([token.get_secret_value() for token in configured.api_tokens])
+    app.add_middleware(PreparedStatus, state=app.state)
     app.add_middleware(
         RequestGuard,
         hosts=(configured.host, *configured.allowed_hosts),

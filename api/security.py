@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import BODY_TOO_LARGE, error_response
@@ -36,6 +37,7 @@ ANSWER_HEADERS = {
 """An answer that a page shows in a frame, or embeds as something else, is of use to attackers only. A route that
 answers with a page sets its own."""
 
+_ANSWER_HEADERS = [(name.lower().encode(), value.encode()) for name, value in ANSWER_HEADERS.items()]
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:@/\[\]]+)(?::[0-9]{0,5})?", re.IGNORECASE)
 _UNAUTHORIZED = (401, "Send a token of this service as 'Authorization: Bearer TOKEN'.", "token_required")
 _FOREIGN = (403, "Requests from pages of other sites are refused; see ALLOWED_ORIGINS.", "origin_not_allowed")
@@ -75,9 +77,12 @@ class RequestGuard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                answer = MutableHeaders(scope=message)
-                for name, value in ANSWER_HEADERS.items():
-                    answer.setdefault(name, value)
+                headers = message.get("headers", ())
+                names = {name for name, _ in headers}
+                message = {
+                    **message,
+                    "headers": [*headers, *(each for each in _ANSWER_HEADERS if each[0] not in names)],
+                }
             await send(message)
 
         refusal = self._refusal(scope)
@@ -131,7 +136,11 @@ def _is_loopback(scope: Scope) -> bool:
 
     Never by the client's address: that one a proxy's headers can change.
     """
-    address = (scope.get("server") or ("",))[0]
+    return _is_loopback_address((scope.get("server") or ("",))[0])
+
+
+@lru_cache(64)
+def _is_loopback_address(address: str) -> bool:
     try:
         return ip_address(address).is_loopback
     except ValueError:  # a Unix socket, or a test's name
@@ -143,6 +152,7 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
+@lru_cache(64)
 def _host_name(host: str) -> str:
     """The name in a Host header, without its port: `[::1]:8000` gives `[::1]`; nothing, if it is no Host header."""
     match = _HOST.fullmatch(host)
