@@ -192,7 +192,10 @@ class TrainingRequest(TaskRequest):
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     weight_decay: float = Field(default=0.01, ge=0, le=10)
     backbone_lr_scale: float = Field(
-        default=1.0, gt=0, le=100, description="the rate of all layers but the head, relative to learning_rate"
+        default=1.0,
+        gt=0,
+        le=100,
+        description="rate of all layers but the head, relative to learning_rate, where they were trained before",
     )
     clip_grad_norm: float = Field(
         default=0.0, ge=0, le=1e6, description="longest gradient, as the norm over all weights; 0: any"

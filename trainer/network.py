@@ -25,8 +25,8 @@ from trainer.weights import load_weights, read_weights
 
 def build_network(
     request: TrainingRequest, *, logger: logging.Logger, should_stop: Callable[[], bool], folders: Folders = ()
-) -> nn.Module:
-    """The network that `request` asks for, with the weights that it starts from, on the CPU.
+) -> tuple[nn.Module, bool]:
+    """The network that `request` asks for, on the CPU, and whether it starts from weights that were trained before.
 
     Initial weights come from torch's global generator: seed it. `weight_path` wins over `pretrained`, and must
     lie in one of `folders`, if there are any. Says in a line which weights were used, and which could not be.
@@ -35,6 +35,7 @@ def build_network(
     `no_weights` where `pretrained` is true and there are none; `TrainingStopped` while it waits for the network.
     """
     network = bare_network(request.model, request.num_classes, request.image_size)
+    is_trained = bool(request.weight_path)
     if request.weight_path:
         state = read_weights(Path(request.weight_path), folders)
         load_weights(network, state, num_classes=request.num_classes, source="weight_path", logger=logger)
@@ -57,9 +58,10 @@ def build_network(
                 network, state, num_classes=request.num_classes, source="the pretrained weights", logger=logger
             )
             logger.info(f"Pretrained weights for {request.model} loaded from {file_name}")
+            is_trained = True
     else:
         _warn_of_frozen_noise(request, logger)
-    return network
+    return network, is_trained
 
 
 def _warn_of_frozen_noise(request: TrainingRequest, logger: logging.Logger) -> None:

@@ -15,11 +15,12 @@ _SCALE = "lr_scale"
 """Of a group of parameters: its share of the learning rate, where it has not the whole."""
 
 
-def build_optimizer(request: TrainingRequest, network: nn.Module) -> Optimizer:
+def build_optimizer(request: TrainingRequest, network: nn.Module, *, is_trained: bool = True) -> Optimizer:
     """Adam, AdamW or SGD with Nesterov momentum 0.9, for what is not frozen.
 
     Biases and normalisation weights are not decayed, since pulling them to zero does not make the network
-    simpler (He et al. 2018, arXiv:1812.01187, section 3.1). The first group has the whole learning rate.
+    simpler (He et al. 2018, arXiv:1812.01187, section 3.1). The first group has the whole learning rate; so have all
+    where nothing was trained before (`is_trained`), for then there is nothing that should change slowly.
     """
     parameters = trainable(network)
     if request.backbone_lr_scale == 1:
@@ -28,7 +29,7 @@ def build_optimizer(request: TrainingRequest, network: nn.Module) -> Optimizer:
         head = {id(parameter) for parameter in layers_of(network)[-1]}
         groups = _groups([parameter for parameter in parameters if id(parameter) in head], request)
         backbone = _groups([parameter for parameter in parameters if id(parameter) not in head], request)
-        groups += [group | {_SCALE: request.backbone_lr_scale} for group in backbone]
+        groups += [group | {_SCALE: request.backbone_lr_scale if is_trained else 1.0} for group in backbone]
     if request.optimizer == "sgd":
         return SGD(groups, lr=request.learning_rate, momentum=0.9, nesterov=True, fused=True)
     kind = Adam if request.optimizer == "adam" else AdamW

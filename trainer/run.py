@@ -113,8 +113,8 @@ def prepare(
         )
         for name in ("train_path", "val_path")
     )
-    network = (
-        bare_network(request.model, request.num_classes, request.image_size)
+    network, is_trained = (
+        (bare_network(request.model, request.num_classes, request.image_size), True)
         if saved
         else build_network(request, logger=logger, should_stop=should_stop, folders=roots.weights)
     )
@@ -125,7 +125,7 @@ def prepare(
         training=training,
         validation=validation,
         network=network,
-        optimizer=build_optimizer(request, network),
+        optimizer=build_optimizer(request, network, is_trained=is_trained),
         objective=build_objective(request, training.targets, device),
         mixing=mixing(request),
         plateau=Plateau(request) if request.schedule == "plateau" else None,

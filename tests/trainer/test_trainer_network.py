@@ -31,7 +31,7 @@ def saved(path: Path, content: object) -> str:
 def built(tmp_path: Path, **changes: object) -> tuple[nn.Module, list[str]]:
     logger, lines = logger_and_lines()
     request = request_for(tmp_path, model=NAME, **changes)
-    return build_network(request, logger=logger, should_stop=never), lines.messages
+    return build_network(request, logger=logger, should_stop=never)[0], lines.messages
 
 
 def is_same(network: nn.Module, other: nn.Module, *, but: str = "nothing") -> bool:
@@ -173,7 +173,7 @@ def test_mnasnet_is_loaded_with_the_versions_that_it_needs(tmp_path: Path, wrapp
     source = bare_network("mnasnet0_5", 2, 32)
     state = nn.DataParallel(source).state_dict() if wrapped else source.state_dict()
     request = request_for(tmp_path, model="mnasnet0_5", weight_path=saved(tmp_path / "weights.pt", state))
-    assert is_same(build_network(request, logger=QUIET, should_stop=never), source)
+    assert is_same(build_network(request, logger=QUIET, should_stop=never)[0], source)
 
 
 @pytest.mark.parametrize(

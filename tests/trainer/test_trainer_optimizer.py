@@ -41,6 +41,13 @@ def test_the_backbone_has_its_share_of_the_rate_and_the_head_all_of_it() -> None
     assert optimizer.param_groups[0]["lr"] == 0.5  # the one that the log names
 
 
+def test_where_nothing_was_trained_before_all_layers_have_the_whole_rate() -> None:
+    network = bare_network("shufflenet_v2_x0_5", 2, 32)
+    optimizer = build_optimizer(request_for(ANYWHERE, backbone_lr_scale=0.1), network, is_trained=False)
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5] * 4
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_what_is_frozen_is_not_the_optimizers(scale: float) -> None:
     network = bare_network("shufflenet_v2_x0_5", 2, 32)

@@ -79,6 +79,9 @@ def test_every_option_is_tried_here() -> None:
 @pytest.mark.parametrize("name", [name for name in OTHER if name not in WAITS])
 def test_every_option_changes_the_training_and_is_said(digits: Path, tmp_path: Path, name: str) -> None:
     needed = WITH.get(name, {})
+    if name == "backbone_lr_scale":  # of layers that were trained before
+        ran(digits, tmp_path / "before")
+        needed = {"weight_path": str(tmp_path / "before" / "best.pt")}
     without, _ = ran(digits, tmp_path / "without", **needed)
     content, said = ran(digits, tmp_path / "with", **needed, **{name: OTHER[name]})
     assert not same(dict(content["state_dict"]), dict(without["state_dict"]))

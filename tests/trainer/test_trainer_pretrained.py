@@ -87,9 +87,12 @@ def test_cached_weights_are_used_with_a_line(tmp_path: Path, cache: Path) -> Non
     cache.mkdir(parents=True)
     torch.save(source.state_dict(), cache / Path(url).name)
     logger, lines = logger_and_lines()
-    network = build_network(request_for(tmp_path, model=NAME, pretrained="auto"), logger=logger, should_stop=never)
+    network, is_trained = build_network(
+        request_for(tmp_path, model=NAME, pretrained="auto"), logger=logger, should_stop=never
+    )
     assert lines.messages[-1] == f"Pretrained weights for {NAME} loaded from {Path(url).name}"
     assert lines.at("INFO") == lines.messages[-1:]
+    assert is_trained
     assert torch.equal(network.state_dict()["features.0.weight"], source.state_dict()["features.0.weight"])
 
 

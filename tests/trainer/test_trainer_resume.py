@@ -332,13 +332,13 @@ def test_nothing_holds_the_network_after_the_end(
     made: list[weakref.ref[object]] = []
     monkeypatch.setattr(loop, "STEP_LINE_SECONDS", 0.0)
 
-    def network(*arguments: Any, **named: Any) -> nn.Module:
-        built = build_network(*arguments, **named)
+    def network(*arguments: Any, **named: Any) -> tuple[nn.Module, bool]:
+        built, is_trained = build_network(*arguments, **named)
         made.extend(weakref.ref(part) for part in (built, *built.parameters()))
-        return built
+        return built, is_trained
 
-    def optimizer(*arguments: Any) -> torch.optim.Optimizer:
-        built = build_optimizer(*arguments)
+    def optimizer(*arguments: Any, **named: Any) -> torch.optim.Optimizer:
+        built = build_optimizer(*arguments, **named)
         made.append(weakref.ref(built))
         return built
 
@@ -371,10 +371,10 @@ def test_cuda_hands_back_what_is_free_when_nothing_refers_to_it(
     made: list[weakref.ref[nn.Module]] = []
     alive_when_emptied: list[bool] = []
 
-    def network(*arguments: Any, **named: Any) -> nn.Module:
-        built = build_network(*arguments, **named)
+    def network(*arguments: Any, **named: Any) -> tuple[nn.Module, bool]:
+        built, is_trained = build_network(*arguments, **named)
         made.append(weakref.ref(built))
-        return built
+        return built, is_trained
 
     monkeypatch.setattr(loop, "STEP_LINE_SECONDS", 0.0)
     monkeypatch.setattr(run, "build_network", network)
