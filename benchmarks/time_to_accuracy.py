@@ -1,0 +1,246 @@
+"""How soon a network is accurate: this trainer's preset beside the usual recipes of timm and Lightning.
+
+    python -m benchmarks.time_to_accuracy [--sets digits mnist] [--model resnet18] [--image-size 32] [--seeds 5]
+
+Each trains the same network from scratch on the same images until its validation accuracy has reached a fixed value,
+which was chosen before anything was measured; then the clock is read, and the training goes on to its end, for the
+final accuracy. The clock begins with the call that trains, reading the folders included. Seeds alternate between
+contenders. None flips digits, and all crop as mildly; the rest of each recipe is its own:
+
+- this trainer: `preset: fast` and nothing else but the size of the images.
+- timm: SGD with Nesterov momentum, 0.05 at batches of 128, five epochs of warmup, cosine over as many epochs as timm's
+  examples for small data have (`--timm-epochs`), its own loader and scheduler.
+- Lightning: Adam at 1e-3, batches of 64, bf16-mixed, a constant rate, `--lightning-epochs`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.trainings.image_sets import IMAGE_SETS
+from models.schemas import TrainingRequest
+from trainer.data import CROP_AREA, CROP_ASPECT, IMAGENET_MEAN, IMAGENET_STD
+from trainer.loop import train
+
+CLASSES = 10
+WANTED = {"digits": 98.0, "mnist": 97.0}
+"""Percent of the validation images."""
+
+
+@dataclass
+class Race:
+    """One training: when it was accurate enough, and how accurate it was in its best epoch."""
+
+    wanted: float
+    started: float = field(default_factory=time.perf_counter)
+    seconds: float | None = None
+    best: float = 0.0
+    epochs: int = 0
+
+    def validated(self, accuracy: float) -> None:
+        self.epochs += 1
+        self.best = max(self.best, accuracy)
+        if self.seconds is None and accuracy >= self.wanted:
+            self.seconds = time.perf_counter() - self.started
+
+
+@dataclass(frozen=True)
+class Course:
+    root: Path
+    model: str
+    image_size: int
+    wanted: float
+    timm_epochs: int
+    lightning_epochs: int
+
+    def network(self, seed: int) -> nn.Module:
+        from torchvision import models
+
+        torch.manual_seed(seed)
+        network: nn.Module = models.get_model(self.model, weights=None, num_classes=CLASSES)
+        return network.to(memory_format=torch.channels_last)
+
+    def loaders(self, batch_size: int) -> tuple[Any, Any]:
+        """As both peers' users read images: torchvision's folders and transforms."""
+        from torch.utils.data import DataLoader
+        from torchvision.datasets import ImageFolder
+        from torchvision.transforms import v2
+
+        end = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+        crop = v2.RandomResizedCrop(self.image_size, scale=CROP_AREA, ratio=CROP_ASPECT, antialias=True)
+        training = ImageFolder(str(self.root / "train"), v2.Compose([crop, *end]))
+        validation = ImageFolder(str(self.root / "val"), v2.Compose([v2.Resize(self.image_size), *end]))
+        return DataLoader(training, batch_size, shuffle=True), DataLoader(validation, batch_size)
+
+
+def ours(course: Course, seed: int) -> Race:
+    race = Race(course.wanted)
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if message.startswith("Validation Loss"):
+                race.validated(float(message.rpartition(":")[2].strip(" %")))
+
+    logger = logging.Logger("benchmark")
+    logger.addHandler(Watch())
+    request = TrainingRequest.model_validate(
+        {
+            "preset": "fast",
+            "model": course.model,
+            "num_classes": CLASSES,
+            "train_path": str(course.root / "train"),
+            "val_path": str(course.root / "val"),
+            "save_path": str(course.root),
+            "image_size": course.image_size,
+            "hflip": False,
+            "pretrained": False,
+            "seed": seed,
+        }
+    )
+    with tempfile.TemporaryDirectory() as output:
+        train(request, output_dir=Path(output) / "run", device="cpu", logger=logger, should_stop=lambda: False)
+    return race
+
+
+@torch.inference_mode()
+def accuracy_of(network: nn.Module, batches: Any) -> float:
+    network.eval()
+    right = seen = 0
+    for images, targets in batches:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = network(images.contiguous(memory_format=torch.channels_last))
+        right += int((logits.argmax(dim=1) == targets).sum())
+        seen += len(targets)
+    network.train()
+    return 100 * right / seen
+
+
+def timm(course: Course, seed: int) -> Race:
+    from timm.optim import create_optimizer_v2  # type: ignore[import-not-found]
+    from timm.scheduler import CosineLRScheduler  # type: ignore[import-not-found]
+
+    race = Race(course.wanted)
+    network = course.network(seed)
+    training, validation = course.loaders(128)
+    optimizer = create_optimizer_v2(network, opt="sgd", lr=0.05, weight_decay=2e-5, momentum=0.9)
+    schedule = CosineLRScheduler(
+        optimizer, t_initial=course.timm_epochs, warmup_t=5, warmup_lr_init=1e-5, warmup_prefix=False
+    )
+    schedule.step(0)
+    for epoch in range(course.timm_epochs):
+        for images, targets in training:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = functional.cross_entropy(network(images.contiguous(memory_format=torch.channels_last)), targets)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step(epoch + 1)
+        race.validated(accuracy_of(network, validation))
+    return race
+
+
+def lightning(course: Course, seed: int) -> Race:
+    import lightning as pl  # type: ignore[import-not-found]
+
+    race = Race(course.wanted)
+
+    class Module(pl.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = course.network(seed)
+            self.right = self.seen = 0
+
+        def training_step(self, batch: Any, _index: int) -> Tensor:
+            images, targets = batch
+            return functional.cross_entropy(self.network(images.contiguous(memory_format=torch.channels_last)), targets)
+
+        def validation_step(self, batch: Any, _index: int) -> None:
+            images, targets = batch
+            self.right += int((self.network(images).argmax(dim=1) == targets).sum())
+            self.seen += len(targets)
+
+        def on_validation_epoch_end(self) -> None:
+            race.validated(100 * self.right / self.seen)
+            self.right = self.seen = 0
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    pl.Trainer(
+        max_epochs=course.lightning_epochs,
+        accelerator="cpu",
+        precision="bf16-mixed",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    ).fit(Module(), *course.loaders(64))
+    return race
+
+
+CONTENDERS: dict[str, Callable[[Course, int], Race]] = {"this trainer": ours, "timm": timm, "Lightning": lightning}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Seconds until a network is accurate.")
+    parser.add_argument("--sets", nargs="+", choices=IMAGE_SETS, default=list(IMAGE_SETS))
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--timm-epochs", type=int, default=30)
+    parser.add_argument("--lightning-epochs", type=int, default=20)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    arguments = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")  # of the peers
+    print(
+        f"{arguments.model}, {arguments.image_size} px, {os.cpu_count()} cores, torch {torch.__version__}", flush=True
+    )
+    for name in arguments.sets:
+        with tempfile.TemporaryDirectory() as folder:
+            IMAGE_SETS[name](Path(folder))
+            course = Course(
+                root=Path(folder),
+                model=arguments.model,
+                image_size=arguments.image_size,
+                wanted=WANTED[name],
+                timm_epochs=arguments.timm_epochs,
+                lightning_epochs=arguments.lightning_epochs,
+            )
+            races: dict[str, list[Race]] = {contender: [] for contender in arguments.only}
+            for seed in range(arguments.seeds):
+                for contender in arguments.only:
+                    race = CONTENDERS[contender](course, seed)
+                    races[contender].append(race)
+                    took = "never" if race.seconds is None else f"{race.seconds:.1f} s"
+                    print(f"{name}, seed {seed}, {contender}: {took}, at last {race.best:.2f} %", flush=True)
+            report(name, course.wanted, races)
+
+
+def report(name: str, wanted: float, races: dict[str, list[Race]]) -> None:
+    print(f"{name}: seconds until {wanted:g} % of the validation images are right; the best accuracy of each training")
+    for contender, found in races.items():
+        seconds = sorted(float("inf") if race.seconds is None else race.seconds for race in found)
+        best = [race.best for race in found]
+        accuracy = f"{statistics.median(best):.2f} % ({min(best):.2f}-{max(best):.2f})"
+        print(f"{contender:14} {statistics.median(seconds):7.1f} s ({seconds[0]:.1f}-{seconds[-1]:.1f})   {accuracy}")
+
+
+if __name__ == "__main__":
+    main()
