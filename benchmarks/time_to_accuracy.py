@@ -33,7 +33,8 @@ from torch.nn import functional
 
 from benchmarks.trainings.image_sets import IMAGE_SETS
 from models.schemas import TrainingRequest
-from trainer.data import CROP_AREA, CROP_ASPECT, IMAGENET_MEAN, IMAGENET_STD
+from trainer.data import IMAGENET_MEAN, IMAGENET_STD
+from trainer.framing import CROP_AREA, CROP_ASPECT
 from trainer.loop import train
 
 CLASSES = 10

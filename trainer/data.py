@@ -14,10 +14,10 @@ from itertools import chain
 from random import Random
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from trainer.errors import TrainingStopped
+from trainer.framing import Frame
 from trainer.images import UnreadableImage
 from trainer.read_ahead import in_order, readers_for
 from trainer.split import Split
@@ -27,14 +27,6 @@ CPU = torch.device("cpu")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of red, green and blue in 0-1, as published with torchvision's weights."""
-
-CROP_AREA = (0.7, 1.0)
-CROP_ASPECT = (0.87, 1.15)
-"""Of the random crop, relative to the largest square in the image. Milder than ImageNet training's: small
-data sets are often tightly cropped already, and a digit must stay that digit."""
-
-Frame = Callable[[Image.Image, int], Image.Image]
-"""Cuts the square that the network sees out of an image, given the image's index."""
 
 
 def epoch_order(count: int, *, seed: int, epoch: int, shuffle: bool) -> list[int]:
@@ -71,7 +63,7 @@ def batches(
     """
 
     def load(index: int) -> Tensor:
-        return to_tensor(frame(split.decode(index, at_least=2 * image_size), index))
+        return frame(split.decode(index, at_least=2 * image_size), index)
 
     pinned = device.type == "cuda"
     ahead = 2 * max(map(len, groups), default=0)
@@ -93,44 +85,6 @@ def batches(
             yield images_BCHW[: len(targets)], torch.tensor(targets, pin_memory=pinned)
 
 
-def central(image_size: int) -> Frame:
-    """The largest square in the middle, scaled: what validation and prediction see."""
-
-    def frame(image: Image.Image, _index: int) -> Image.Image:
-        side = min(image.size)
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        return _scaled(image, (left, top, left + side, top + side), image_size)
-
-    return frame
-
-
-def augmented(image_size: int, *, hflip: bool, seed: int, epoch: int) -> Frame:
-    """A random crop near the largest square, flipped half of the time where `hflip` allows it.
-
-    What happens to an image depends on seed, epoch and index alone, not on the order of reading.
-    """
-
-    def frame(image: Image.Image, index: int) -> Image.Image:
-        random = Random(f"crop {seed} {epoch} {index}")
-        side = min(image.size)
-        area, aspect = random.uniform(*CROP_AREA), random.uniform(*CROP_ASPECT)
-        width = min(side * (area * aspect) ** 0.5, image.width)
-        height = min(side * (area / aspect) ** 0.5, image.height)
-        left, top = random.uniform(0, image.width - width), random.uniform(0, image.height - height)
-        crop = _scaled(image, (left, top, left + width, top + height), image_size)
-        if hflip and random.random() < 0.5:
-            return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return crop
-
-    return frame
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as uint8_CHW."""
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(image.height, image.width, 3).permute(2, 0, 1)
-
-
 def mean_and_deviation(device: torch.device = CPU) -> Tensor:
     """ImageNet's, of each channel, as `normalise` takes them: made once, as a copy to a GPU waits for all its work."""
     return torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device).view(2, 3, 1, 1)
@@ -139,9 +93,4 @@ def mean_and_deviation(device: torch.device = CPU) -> Tensor:
 def normalise(images_BCHW: Tensor, statistics_2C11: Tensor | None = None) -> Tensor:
     """uint8 0-255 to floats of ImageNet's mean 0 and standard deviation 1 per channel, on the same device."""
     mean_C11, std_C11 = mean_and_deviation(images_BCHW.device) if statistics_2C11 is None else statistics_2C11
-    normal_BCHW: Tensor = (images_BCHW.float() / 255 - mean_C11) / std_C11
-    return normal_BCHW
-
-
-def _scaled(image: Image.Image, box: tuple[float, float, float, float], image_size: int) -> Image.Image:
-    return image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)
+    return images_BCHW.float().sub_(255 * mean_C11).div_(255 * std_C11)

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from torch import Tensor
 
 SHARE = 0.25
 """Of the memory that is free when a training begins: others on this machine want some too."""
-BYTES_PER_PIXEL = 4
-"""Of an RGB image in Pillow."""
 _OVERHEAD = 1000
 
 _Version = tuple[int, int, int, int]
@@ -26,7 +24,7 @@ _Version = tuple[int, int, int, int]
 @dataclass(frozen=True, slots=True)
 class _Kept:
     version: _Version
-    image: Image.Image
+    image: Tensor
     size: int
 
 
@@ -46,7 +44,7 @@ class DecodedImages:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, path: Path, decode: Callable[[], Image.Image]) -> Image.Image:
+    def get(self, path: Path, decode: Callable[[], Tensor]) -> Tensor:
         """The image at `path` as it is now. Raises what `decode` raises; a file that is gone is not in the cache."""
         version = _version(path)
         kept = self._kept.get(path)
@@ -54,7 +52,7 @@ class DecodedImages:
             return kept.image
         image = decode()
         if version is not None:
-            self._keep(path, _Kept(version, image, image.width * image.height * BYTES_PER_PIXEL + _OVERHEAD))
+            self._keep(path, _Kept(version, image, image.numel() + _OVERHEAD))
         return image
 
     def _keep(self, path: Path, new: _Kept) -> None:

@@ -25,10 +25,11 @@ from trainer import lines
 from trainer.checkpoint import save_checkpoint
 from trainer.checkpoint_file import BEST, EVALUATION, LAST, checksum_in, prepare_folder, write_plain_file
 from trainer.class_report import report
-from trainer.data import augmented, batches, central, epoch_order, group
+from trainer.data import batches, epoch_order, group
 from trainer.early_stopping import score_of
 from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.evaluation import Evaluation, evaluate
+from trainer.framing import augmented, central
 from trainer.layers import set_training
 from trainer.memory import memory_returned
 from trainer.objective import right_answers

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
+from torch import Tensor
 
 from models.schemas import TrainingRequest
 from trainer import lines
 from trainer.decoded_images import DecodedImages
 from trainer.errors import TrainingFailed
 from trainer.folders import scan_classes
+from trainer.framing import to_tensor
 from trainer.images import UnreadableImage, read_rgb
 from trainer.quoting import quoted
 from trainer.roots import Folders, OutsideRoots
@@ -67,13 +68,13 @@ class Split:
             digest.update(os.fsencode(path.relative_to(self.root)) + b"\0")
         return digest.hexdigest()
 
-    def decode(self, index: int, *, at_least: int) -> Image.Image:
-        """An image, which nobody may change; from any thread. Always with the same `at_least`.
+    def decode(self, index: int, *, at_least: int) -> Tensor:
+        """An image as uint8_CHW, which nobody may change; from any thread. Always with the same `at_least`.
 
         Raises `UnreadableImage`, and what `read_rgb` raises.
         """
         path = self.paths[index]
-        return self.decoded.get(path, lambda: read_rgb(path, at_least=at_least, folders=self.folders))
+        return self.decoded.get(path, lambda: to_tensor(read_rgb(path, at_least=at_least, folders=self.folders)))
 
     def leave_out(self, index: int, error: UnreadableImage) -> None:
         """Go on without an image that cannot be read, with a WARNING.

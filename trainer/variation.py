@@ -4,13 +4,15 @@ They come after the crop, and change what is in the square. What happens to an i
 alone, as the crop does.
 """
 
+# ruff: noqa: N803 - shape suffixes are upper case
 from __future__ import annotations
 
-from PIL import Image
+from torch import Tensor
 from torchvision.transforms import v2
 
 from models.schemas import TrainingRequest
-from trainer.data import IMAGENET_MEAN, Frame
+from trainer.data import IMAGENET_MEAN
+from trainer.framing import Frame, to_image, to_tensor
 from trainer.own_random import OwnRandom
 
 
@@ -26,11 +28,11 @@ def varied(frame: Frame, request: TrainingRequest, *, epoch: int) -> Frame:
     if not steps:
         return frame
 
-    def more(image: Image.Image, index: int) -> Image.Image:
-        square = frame(image, index)
+    def more(image_CHW: Tensor, index: int) -> Tensor:
+        square = to_image(frame(image_CHW, index))  # TrivialAugment is faster on those
         with OwnRandom(f"variation {request.seed} {epoch} {index}"):
             for step in steps:
                 square = step(square)
-        return square
+        return to_tensor(square)
 
     return more

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 from models.schemas import TrainingRequest
 from trainer.images import UnreadableImage
@@ -92,7 +93,7 @@ def split_of(root: Path, logger: logging.Logger | None = None, **changes: Any) -
     return load_split(request, "train_path", logger=logger or logging.Logger("test"))
 
 
-def read(split: Split, index: int) -> Image.Image | None:
+def read(split: Split, index: int) -> Tensor | None:
     """As a training reads an image."""
     try:
         return split.decode(index, at_least=8)

@@ -14,8 +14,9 @@ from tests.trainer.helpers import logger_and_lines, never, request_for, same, sp
 from trainer import loop
 from trainer.average import Average
 from trainer.checkpoint import load_network
-from trainer.data import batches, central, normalise
+from trainer.data import batches, normalise
 from trainer.evaluation import Evaluation, evaluate
+from trainer.framing import central
 from trainer.loop import train
 
 

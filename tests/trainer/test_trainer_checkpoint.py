@@ -11,8 +11,9 @@ from PIL import Image
 
 from tests.trainer.helpers import request_for
 from trainer.checkpoint import load_classifier, load_network, save_checkpoint
-from trainer.data import normalise, to_tensor
+from trainer.data import normalise
 from trainer.errors import TrainingFailed
+from trainer.framing import to_tensor
 from trainer.network import bare_network
 
 CLASSES = ["cat", "dog", "狐狸"]

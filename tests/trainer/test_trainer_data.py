@@ -14,18 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from tests.trainer.helpers import logger_and_lines, never, split_of, write_images
-from trainer.data import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    augmented,
-    batches,
-    central,
-    epoch_order,
-    group,
-    normalise,
-    to_tensor,
-)
+from trainer.data import IMAGENET_MEAN, IMAGENET_STD, batches, epoch_order, group, normalise
 from trainer.errors import TrainingStopped
+from trainer.framing import augmented, central, to_tensor
 
 
 @settings(deadline=None, max_examples=50)
@@ -54,50 +45,9 @@ def test_without_shuffle_the_order_is_that_of_the_folder() -> None:
 def test_shuffling_and_augmenting_leave_the_process_alone() -> None:
     state, torch_state = random.getstate(), torch.get_rng_state()
     epoch_order(50, seed=0, epoch=1, shuffle=True)
-    augmented(8, hflip=True, seed=0, epoch=1)(Image.new("RGB", (9, 9)), 0)
+    augmented(8, hflip=True, seed=0, epoch=1)(to_tensor(Image.new("RGB", (9, 9))), 0)
     assert random.getstate() == state
     assert torch.equal(torch.get_rng_state(), torch_state)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (300, 7), (64, 64)])
-def test_an_image_of_any_shape_becomes_a_square(size: tuple[int, int]) -> None:
-    image = Image.new("RGB", size, (9, 8, 7))
-    for frame in (central(16), augmented(16, hflip=True, seed=0, epoch=1)):
-        for index in range(20):
-            square = frame(image, index)
-            assert square.size == (16, 16)
-            assert square.getextrema() == ((9, 9), (8, 8), (7, 7))
-
-
-def test_validation_sees_the_middle() -> None:
-    image = Image.new("RGB", (30, 10), "red")
-    image.paste("blue", (10, 0, 20, 10))
-    assert central(10)(image, 0).getcolors() == [(100, (0, 0, 255))]
-
-
-def test_augmentation_depends_on_seed_epoch_and_image_only() -> None:
-    image = Image.effect_noise((32, 32), 100).convert("RGB")
-
-    def crop(seed: int, epoch: int, index: int) -> bytes:
-        return augmented(16, hflip=True, seed=seed, epoch=epoch)(image, index).tobytes()
-
-    assert crop(1, 2, 3) == crop(1, 2, 3)
-    assert len({crop(1, 2, 3), crop(2, 2, 3), crop(1, 3, 3), crop(1, 2, 4)}) == 4
-
-
-def test_flips_happen_only_where_allowed() -> None:
-    image = Image.linear_gradient("L").rotate(90).convert("RGB")  # darker to one side
-
-    def is_flipped(hflip: bool, index: int) -> bool:
-        crop = augmented(16, hflip=hflip, seed=0, epoch=1)(image, index)
-        left, right = crop.getpixel((0, 8)), crop.getpixel((15, 8))
-        assert isinstance(left, tuple)
-        assert isinstance(right, tuple)
-        return left[0] > right[0]
-
-    assert len({is_flipped(False, index) for index in range(50)}) == 1
-    flipped = sum(is_flipped(True, index) for index in range(200))
-    assert 60 < flipped < 140
 
 
 def test_pixels_arrive_with_their_channels_and_targets(tmp_path: Path) -> None:

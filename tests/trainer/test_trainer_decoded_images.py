@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from tests.trainer.helpers import logger_and_lines, never, request_for, same, write_digits
 from trainer.available_memory import available_memory
 from trainer.checkpoint import read_checkpoint
 from trainer.checkpoint_file import LAST
-from trainer.decoded_images import BYTES_PER_PIXEL, DecodedImages
+from trainer.decoded_images import DecodedImages
+from trainer.framing import to_tensor
 from trainer.images import UnreadableImage, read_rgb
 from trainer.loop import train
 
@@ -25,9 +27,9 @@ class Decoder:
         self.path = path
         self.decoded = 0
 
-    def __call__(self) -> Image.Image:
+    def __call__(self) -> Tensor:
         self.decoded += 1
-        return read_rgb(self.path)
+        return to_tensor(read_rgb(self.path))
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_an_image_is_decoded_once(image: Path) -> None:
     assert first is second
     assert decoder.decoded == 1
     assert len(cache) == 1
-    assert cache.bytes >= 100 * 100 * BYTES_PER_PIXEL
+    assert cache.bytes >= 100 * 100 * 3
 
 
 def test_a_file_that_has_changed_is_decoded_anew(image: Path) -> None:
@@ -52,7 +54,7 @@ def test_a_file_that_has_changed_is_decoded_anew(image: Path) -> None:
     size = cache.bytes
     Image.new("RGB", (100, 100), "blue").save(image)
     os.utime(image, ns=(1, 1))
-    assert cache.get(image, decoder).getpixel((0, 0)) == (0, 0, 255)
+    assert cache.get(image, decoder)[:, 0, 0].tolist() == [0, 0, 255]
     assert decoder.decoded == 2
     assert cache.bytes == size
 
@@ -72,7 +74,7 @@ def test_no_more_than_the_budget_is_kept(tmp_path: Path) -> None:
         Image.new("RGB", (100, 100)).save(path)
         for _ in range(2):
             cache.get(path, Decoder(path))
-    assert len(cache) == 2
+    assert len(cache) == 3
     assert cache.bytes <= 100_000
 
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from tests.trainer.helpers import request_for
-from trainer.data import central, normalise, to_tensor
+from trainer.data import normalise
+from trainer.framing import central, to_image, to_tensor
 from trainer.variation import varied
 
 ANYWHERE = Path("/anywhere")
@@ -19,7 +20,7 @@ NOISE = Image.effect_noise((32, 32), 100).convert("RGB")
 
 def variants(image: Image.Image, count: int, *, epoch: int = 1, **changes: Any) -> list[Image.Image]:
     frame = varied(central(32), request_for(ANYWHERE, **changes), epoch=epoch)
-    return [frame(image, index) for index in range(count)]
+    return [to_image(frame(to_tensor(image), index)) for index in range(count)]
 
 
 def test_without_being_asked_nothing_varies() -> None:
