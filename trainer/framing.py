@@ -64,7 +64,8 @@ def scaled(image_CHW: Tensor, box: tuple[float, float, float, float], image_size
     left, top, right, bottom = (round(edge) for edge in box)
     if min(right - left, bottom - top) < image_size:
         return to_tensor(to_image(image_CHW).resize((image_size, image_size), Image.Resampling.BILINEAR, box=box))
-    crop_BCHW = image_CHW[None, :, top:bottom, left:right]
+    image_BCHW = image_CHW.permute(1, 2, 0)[None].permute(0, 3, 1, 2)  # seen to be channels last, as the result is then
+    crop_BCHW = image_BCHW[:, :, top:bottom, left:right]
     return functional.interpolate(crop_BCHW, (image_size, image_size), mode="bilinear", antialias=True)[0]
 
 
