@@ -20,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -62,6 +63,7 @@ def ours(contest: Contest) -> float:
             "num_epochs": 2,
             "pretrained": False,
             "optimizer": "sgd",
+            "weight_decay": 0,
             "amp": "bf16",
         }
     )
@@ -123,35 +125,52 @@ def main() -> None:
             workers=workers,
         )
         write_photographs(contest.root, arguments.images, *arguments.photograph)
-        rates = compete(contest, {"this trainer": ours, **PEERS, LIMIT: limit}, arguments.rounds)
-    report(rates)
+        results = compete(contest, {"this trainer": ours, **PEERS}, arguments.rounds)
+    report(results)
 
 
-def compete(contest: Contest, contenders: dict[str, Callable[[Contest], float]], rounds: int) -> dict[str, list[float]]:
+@dataclass
+class Result:
+    """Images a second of one contender, and its shares of the limit, which is measured before and after it."""
+
+    rates: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+
+def compete(contest: Contest, contenders: dict[str, Callable[[Contest], float]], rounds: int) -> dict[str, Result]:
     """What each has reached in each round. One whose package is missing is left out, and said so."""
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    results = {name: Result() for name in contenders}
+    alone = results[LIMIT] = Result()
+    before = limit(contest)
     for number in range(rounds):
         for name, measure in contenders.items():
-            if name not in rates:
+            if name not in results:
                 continue
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of the peers
-                    rates[name].append(measure(contest))
+                    rate = measure(contest)
             except ImportError as error:
                 print(f"{name} is left out: {error}")
-                del rates[name]
-        row = ", ".join(f"{name} {found[-1]:.1f}" for name, found in rates.items())
+                del results[name]
+                continue
+            after = limit(contest)
+            results[name].rates.append(rate)
+            results[name].shares.append(2 * rate / (before + after))
+            alone.rates.append(after)
+            alone.shares.append(2 * after / (before + after))
+            before = after
+        row = ", ".join(f"{name} {result.rates[-1]:.1f}" for name, result in results.items())
         print(f"round {number + 1}: {row}", flush=True)
-    return rates
+    return results
 
 
-def report(rates: dict[str, list[float]]) -> None:
-    """Medians and ranges; shares of the limit are of the same round, as the machine is another in each."""
-    for name, found in rates.items():
-        share = statistics.median(one / most for one, most in zip(found, rates[LIMIT], strict=True))
-        spread = f"({min(found):.1f}-{max(found):.1f})"
-        print(f"{name:26} {statistics.median(found):8.1f} {spread:18} {share:.2f} of the limit")
+def report(results: dict[str, Result]) -> None:
+    for name, result in results.items():
+        median, share = statistics.median(result.rates), statistics.median(result.shares)
+        spread = f"({min(result.rates):.1f}-{max(result.rates):.1f})"
+        shares = f"({min(result.shares):.2f}-{max(result.shares):.2f})"
+        print(f"{name:26} {median:8.1f} {spread:18} {share:.3f} {shares} of the limit")
 
 
 if __name__ == "__main__":
