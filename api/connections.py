@@ -73,6 +73,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if not self.url.startswith(b"/"):  # another host's, or none: httptools would take the path out of it
             raise ValueError
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MOST_HEAD:  # came at once
+            self._refuse(TOO_LONG)
+            raise ValueError
         self._in_head, self._in_body = False, True
         super().on_headers_complete()
 
@@ -90,7 +93,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._watch()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's own sentence)
-        self._refuse(NO_HTTP)
+        if not self.transport.is_closing():
+            self._refuse(NO_HTTP)
 
     def _watch(self) -> None:
         """Begin to wait for a request, unless one is being answered."""

@@ -191,12 +191,13 @@ class Lifecycle(BaseService):
         self._trainings[task_id].stop_reason = reason
         self._change(task_id, TaskStatus.STOPPING, message, reason=reason, level=level)
 
-    def _stop_when_stored(self, training: LiveTraining) -> None:
+    def _stop_when_stored(self, task_id: str, training: LiveTraining) -> None:
         """Tell the trainer, once the next service would know why it ends. A store that refuses is not waited for."""
         if not self.storage_degraded:
             with suppress(TimeoutError, StorageUnavailable):
                 self._writer.flush(STOP_WRITE_TIMEOUT_S)
         training.stop.set()
+        self._writer.make_room(task_id)
 
     def _expire(self, task_id: str) -> None:
         """End a task that waits, or runs, for longer than it may."""
@@ -209,7 +210,7 @@ class Lifecycle(BaseService):
             else:
                 self._end(task_id, TaskStatus.FAILED, TIMEOUT, error=training.overstay)
                 self._dispatch()
-        self._stop_when_stored(training)
+        self._stop_when_stored(task_id, training)
 
     def flush_log(self, task_id: str) -> None:
         """As in `BaseService`; in the thread of a training, a store that refuses is waited for until it is to stop.

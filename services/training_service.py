@@ -229,7 +229,7 @@ class TrainingService(Lifecycle):
             if not status.is_terminal:
                 raise TaskConflict(f"Task {task_id!r} is just being accepted. Try again.", code="task_active")
             raise TaskConflict(f"Task {task_id!r} has ended ({status.value}).", code="task_ended")
-        self._stop_when_stored(training)
+        self._stop_when_stored(task_id, training)
         return answer
 
     def update_task_metrics(self, task_id: str, metrics: Mapping[str, Any]) -> None:

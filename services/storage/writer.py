@@ -21,7 +21,6 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
-from models.schemas import TaskStatus
 from services.errors import ServiceError, StorageUnavailable, StoreInUse, StoreUnusable, TaskConflict
 from services.log_entry import CARRIED, LogEntry, encode_frame, to_wire
 from services.storage.buckets import SEAL_AFTER, SEAL_AT_END, seal
@@ -140,13 +139,21 @@ class Writer:
                 waiting = self._waiting[operation.task_id]
                 waiting.lines += 1
                 waiting.characters += len(operation.message)
-                if operation.change is not None and operation.change.status is TaskStatus.STOPPING:
-                    waiting.is_stopping = True
-                    self._has_space.notify_all()
             self._queue.append((operation, done))
             if len(self._queue) == 1:
                 self._arrived.notify_all()
         return done
+
+    def make_room(self, task_id: str) -> None:
+        """Let a task that has just been told to stop bring as much again.
+
+        Not before: a trainer that has not been told would fill that too, and wait where it cannot hear of it.
+        """
+        with self._lock:
+            waiting = self._waiting.get(task_id)
+            if waiting is not None:
+                waiting.is_stopping = True
+                self._has_space.notify_all()
 
     def _is_full(self, task_id: str) -> bool:
         waiting = self._waiting.get(task_id)

@@ -182,6 +182,8 @@ def test_a_head_without_end_is_refused_at_its_bound(hasty: Service) -> None:
     for part in (b"X-Long: " + b"a" * 70_000, b"X: a\r\n" * 12_000):
         status, answer = answer_of(hasty.connect(b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n" + part))
         assert (status, answer["code"]) == (431, "head_too_long")
+    whole = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"a" * 70_000 + b"\r\n\r\n"
+    assert answer_of(hasty.connect(whole))[0] == 431
     assert hasty.ask("/api/v1/health?" + "a" * 60_000).status_code == 200
 
 

@@ -11,6 +11,7 @@ const TRAINING = [
   ["val_path", "text", { required: true }],
   ["save_path", "text", { required: true }],
   ["name", "text", {}],
+  ["preset", "text", { list: "presets", placeholder: "fast, balanced, accurate" }],
   ["num_epochs", "number", { min: 1, placeholder: "100" }],
   ["batch_size", "number", { min: 1, placeholder: "8" }],
   ["learning_rate", "number", { step: "any", placeholder: "0.0001" }],
@@ -54,6 +55,7 @@ export async function startView(place, { api, signal, note, go }, { query }) {
   let turn = 0; // of what is asked: an answer to what was in the form before is dropped
   place.append(
     h("h1", {}, t("start")),
+    h("datalist", { id: "presets" }, ...["fast", "balanced", "accurate"].map((value) => h("option", { value }))),
     h("datalist", { id: "models" }, ...networks.models.map(({ name }) => h("option", { value: name }))),
     form,
   );

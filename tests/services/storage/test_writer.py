@@ -460,6 +460,9 @@ class TestFullQueue:
             bringer = threading.Thread(target=small.writer.submit, args=(line("fourth"),))
             bringer.start()
             small.writer.submit(turn(TaskStatus.STOPPING), wait_for_space=False)
+            bringer.join(0.1)
+            assert bringer.is_alive(), "it had room before it was told to stop"
+            small.writer.make_room("t")
             bringer.join(TIMEOUT_S)
             assert not bringer.is_alive(), "the fourth line still waited"
             small.writer.submit(line("sixth"))
