@@ -100,6 +100,8 @@ class TestPriority:
         assert messages(client, "b")[-1] == "Priority changed from 5 to 1"
         stop(client, "runs")
         assert status(client, "b")["status"] == "running"
+        with client.stream("GET", f"{TRAINING}/b/logs") as log:
+            assert any("Holding" in line for line in log.iter_lines())  # its trainer has begun
         assert [run.task_id for run in executor.started] == ["runs", "b"]
 
     def test_the_priority_that_it_has_changes_nothing(self, busy: Serve, body: Body) -> None:
