@@ -90,6 +90,11 @@ def test_a_training_is_started_from_the_form_and_its_curves_grow(
         page.fill(f"#field-{name}", str(body[name]))
     page.fill("#field-model", "resnet1")
     page.fill("#field-device", "cpu")
+    page.fill("#field-save_path", "")
+    with page.expect_response("**/training/check"):  # of what was typed just before
+        page.click("text=Start training")
+    expect(page.locator("#field-save_path-error")).not_to_be_empty()
+    page.fill("#field-save_path", str(body["save_path"]))
     page.fill("#field-more", '{"task_id": "from-form"}')
     page.click("text=Start training")
     expect(page.locator("#field-model-error")).to_contain_text("resnet1")

@@ -180,6 +180,7 @@ export async function startView(place, { api, signal, note, go }, { query }) {
 
   /** What the service would say: while somebody types of the fields that are filled in, else of all. */
   async function check({ isWhole }) {
+    if (isWhole) for (const name of inputs.keys()) touched.add(name); // their problems stay until they are mended
     const asked = ++turn;
     const request = read({ isQuiet: !isWhole });
     if (!request || signal.aborted) return;
@@ -200,6 +201,7 @@ export async function startView(place, { api, signal, note, go }, { query }) {
   async function submit(event) {
     event.preventDefault();
     turn += 1;
+    for (const name of inputs.keys()) touched.add(name);
     const request = read();
     if (!request) return;
     try {
