@@ -86,13 +86,13 @@ def test_a_training_is_started_from_the_form_and_its_curves_grow(
 ) -> None:
     expected.append(REFUSED)
     page = open_page("#/start")
-    for name in ("num_classes", "train_path", "val_path", "save_path"):
+    for name in ("num_classes", "train_path", "val_path"):
         page.fill(f"#field-{name}", str(body[name]))
     page.fill("#field-model", "resnet1")
-    page.fill("#field-device", "cpu")
-    page.fill("#field-save_path", "")
     with page.expect_response("**/training/check"):  # of what was typed just before
+        page.fill("#field-device", "cpu")
         page.click("text=Start training")
+    page.evaluate("fetch('/api/v1/health').then((answer) => answer.json())")  # the answer before is dealt with
     expect(page.locator("#field-save_path-error")).not_to_be_empty()
     page.fill("#field-save_path", str(body["save_path"]))
     page.fill("#field-more", '{"task_id": "from-form"}')
