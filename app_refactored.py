@@ -48,7 +48,7 @@ from services.executors.base import Executor
 from services.executors.choice import Executors
 from services.history import MetricHistory
 from services.history.downsample import warm_up
-from services.memory import limit_arenas
+from services.memory import collect_seldom, limit_arenas
 from services.paths import PathPolicy
 from services.scheduler import Scheduler
 from services.storage.database import Database
@@ -88,7 +88,8 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
             service, service.database, allow_private=configured.alert_private_targets
         )
         await run_in_threadpool(watching.start)
-        yield
+        with collect_seldom():
+            yield
         await run_in_threadpool(watching.close)
         if not await run_in_threadpool(app.state.service.close):
             logger.error("The store still refused writes: the last log lines of this run are not in it")

@@ -1,95 +1,185 @@
-"""Reading a task's event stream with as little work as a benchmark with hundreds of viewers needs.
+"""What a log with many viewers costs: the service, sse-starlette used plainly, and the least that asyncio can do.
 
-No HTTP client in between: it would cost more than the service that is measured, and a viewer that stalls
-or is cut off must own its socket.
+    python -m benchmarks.streams [--viewers 100 500 1000 2000] [--rounds 3] [--seconds 10] [--clients 2] [--quick]
+
+Fifty lines a second, each with the time at which it was due. In the service they take the way of every trainer's
+lines: log record, parser, store, commit, ring, stream. The other two (`benchmarks/peers`) have the same fields made up
+and keep nothing. Each runs alone, in turn; viewers are processes of their own. Printed: lines that arrived a second,
+as a share of those that were due, lines that were skipped, how late they were, CPU time of the server for each, and its
+memory for each viewer, the connection included. Where less than all arrive, the machine is too small for that many,
+viewers included: then the CPU time a line is the figure to compare.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, dataclass
+from json import loads
+from pathlib import Path
+from typing import IO
 
-OK, NO_CONTENT, NOT_FOUND = 200, 204, 404
-SMALL_BUFFER = 4096
-"""Bytes that the system takes in for a viewer that is to stall soon."""
+import psutil
 
+from benchmarks.fanning.ticks import GO, RATE
+from benchmarks.figures import load_after, machine, median_and_range
+from benchmarks.load import REPOSITORY
+from benchmarks.soaking.gauge import sample
+from client import TrainingClient
+from tests.service_process import ServiceProcess
 
-class Refused(Exception):
-    """The stream was answered with `status`, which is not 200."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"the stream was refused with {status}")
-        self.status = status
-
-
-class Event(NamedTuple):
-    """One line of a log: its number in the task, and the entry as JSON gives it."""
-
-    id: int
-    entry: dict[str, Any]
-
-
-class Stream:
-    """An open event stream. Iterating ends where the service ends it in order.
-
-    Raises `OSError` or `asyncio.IncompleteReadError` where it is cut off.
-    """
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        text = b""
-        while size := int(await self._reader.readuntil(b"\r\n"), 16):
-            chunk = await self._reader.readexactly(size + 2)
-            *frames, text = (text + chunk[:-2]).split(b"\r\n\r\n")
-            for frame in frames:
-                if frame.startswith(b"id: "):
-                    number, _, data = frame.removeprefix(b"id: ").partition(b"\r\ndata: ")
-                    yield Event(int(number), json.loads(data))
-
-    def cut(self) -> None:
-        """Drop the connection without a word, as a laptop that is closed does."""
-        self._writer.transport.abort()
+SETTLE_S = 2.0
+"""Between the first line and the first that counts."""
+SERVICE, PLAIN, RAW = "service", "sse-starlette, plainly", "asyncio, raw"
+PROGRAMS = {SERVICE: "benchmarks.fanning.service", PLAIN: "benchmarks.peers.plain_sse", RAW: "benchmarks.peers.raw_sse"}
+HEADS = ("lines/s", "% of due", "% worst viewer", "lost", "p50 ms", "p99 ms", "CPU us/line", "KB/viewer")
 
 
-@asynccontextmanager
-async def open_stream(
-    url: str, task_id: str, *, after: int = 0, receive_buffer: int | None = None
-) -> AsyncIterator[Stream]:
-    """The log of a task from line `after` + 1 on.
+@dataclass(frozen=True)
+class Figures:
+    """Of one run, in the order of `HEADS`."""
 
-    Raises:
-        Refused: it was not answered by a stream.
-        OSError, asyncio.IncompleteReadError: the service is not there, or goes.
-    """
-    address = urlsplit(url)
-    assert address.hostname is not None
-    assert address.port is not None
-    connection = socket.socket()
-    connection.setblocking(False)
-    if receive_buffer is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    try:
-        await asyncio.get_running_loop().sock_connect(connection, (address.hostname, address.port))
-        reader, writer = await asyncio.open_connection(sock=connection, limit=receive_buffer or 2**16)
-    except BaseException:
-        connection.close()
-        raise
-    try:
-        head = f"GET /api/v2/training/{task_id}/logs HTTP/1.1\r\nHost: {address.netloc}\r\nConnection: close\r\n"
-        writer.write(f"{head}Last-Event-ID: {after}\r\n\r\n".encode() if after else f"{head}\r\n".encode())
-        status = int((await reader.readuntil(b"\r\n")).split()[1])
-        while await reader.readuntil(b"\r\n") != b"\r\n":
-            pass
-        if status != OK:
-            raise Refused(status)
-        yield Stream(reader, writer)
-    finally:
-        writer.transport.abort()
+    rate: float
+    share: float
+    worst_share: float
+    lost: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    kilobytes: float
+
+
+def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # progress, in a pipe too
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--viewers", type=int, nargs="+", default=[100, 500, 1000, 2000])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--clients", type=int, default=2, help="processes that the viewers are shared among")
+    parser.add_argument("--quick", action="store_true", help="100 and 500 viewers, one round of three seconds")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.viewers, arguments.rounds, arguments.seconds = [100, 500], 1, 3.0
+    print(machine("uvicorn", "sse-starlette", "starlette"))
+    print(f"{RATE} lines a second to each viewer; medians (ranges) of {arguments.rounds} alternated rounds")
+    for viewers in arguments.viewers:
+        found: dict[str, list[Figures]] = defaultdict(list)
+        for number in range(arguments.rounds):
+            for name in list(PROGRAMS)[:: -1 if number % 2 else 1]:
+                found[name].append(run(name, viewers, arguments.clients, arguments.seconds))
+        report(viewers, found)
+    print(load_after())
+
+
+def report(viewers: int, found: dict[str, list[Figures]]) -> None:
+    print(f"\n{viewers:6} viewers{'':10}" + "".join(f"{head:>24}" for head in HEADS))
+    for name in PROGRAMS:
+        columns = list(zip(*map(astuple, found[name]), strict=True))
+        print(f"{name:24}" + "".join(f"{median_and_range(column):>24}" for column in columns))
+    for name in (PLAIN, RAW):
+        pairs = zip(found[SERVICE], found[name], strict=True)
+        ratio = statistics.median(ours.cpu_us / theirs.cpu_us for ours, theirs in pairs)
+        print(f"  CPU time a line, {SERVICE} to {name}: {ratio:.2f}")
+
+
+def run(name: str, viewers: int, clients: int, seconds: float) -> Figures:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        folder = Path(scratch)
+        settings = {"STATE_DIR": str(folder / "state"), "ALLOW_COMMANDS": "true", GO: str(folder / "go")}
+        server = ServiceProcess("-m", PROGRAMS[name], folder=folder, **settings)
+        stack.enter_context(server.start())
+        url = open_log(server.url, folder) if name == SERVICE else f"{server.url}/logs"
+        process = psutil.Process(server.pid)
+        before = sample(process).anonymous
+        counts = [viewers // clients + (number < viewers % clients) for number in range(clients)]
+        watching = [stack.enter_context(viewer_process(url, count)) for count in counts if count]
+        for each in watching:
+            expect_ready(each)
+        (folder / "go").touch()
+        time.sleep(SETTLE_S)
+        began = cpu_seconds(process)
+        tell(watching)
+        time.sleep(seconds)
+        tell(watching)
+        cpu = cpu_seconds(process) - began
+        after = sample(process).anonymous
+        answers = [loads(read_from(each).readline()) for each in watching]
+    delays: Counter[int] = Counter()
+    for answer in answers:
+        delays.update({int(delay): count for delay, count in answer["delays"].items()})
+    lines, lasted = delays.total(), max(answer["seconds"] for answer in answers)
+    assert lines, f"nothing arrived from {name}"
+    return Figures(
+        rate=lines / lasted,
+        share=100 * lines / (viewers * RATE * lasted),
+        worst_share=100 * min(answer["fewest"] for answer in answers) / (RATE * lasted),
+        lost=sum(answer["lost"] for answer in answers),
+        p50_ms=quantile(delays, 50),
+        p99_ms=quantile(delays, 99),
+        cpu_us=1e6 * cpu / lines,
+        kilobytes=(after - before) * 1024 / viewers,
+    )
+
+
+def open_log(url: str, folder: Path) -> str:
+    """Start the task whose log it is; nobody runs the command."""
+    with TrainingClient(url) as client:
+        task = client.start(command=[sys.executable], working_dir=str(folder), device="cpu")
+        return f"{url}/api/v2/training/{task.task_id}/logs"
+
+
+@contextmanager
+def viewer_process(url: str, count: int) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.fanning.viewers", url, str(count)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def expect_ready(process: subprocess.Popen[str]) -> None:
+    assert read_from(process).readline() == "ready\n", "a viewer was refused"
+
+
+def tell(processes: Sequence[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
+def read_from(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdout is not None
+    return process.stdout
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def quantile(delays: Counter[int], percent: float) -> float:
+    """In milliseconds, from tenths of them."""
+    left = delays.total() * percent / 100
+    for delay in sorted(delays):
+        left -= delays[delay]
+        if left <= 0:
+            return delay / 10
+    raise AssertionError("a share above one")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from models.schemas import TaskStatus
 from services.errors import StorageUnavailable, TaskConflict, TaskNotFound
 from services.events import EventLog
 from services.log_entry import LogEntry, Reading, decode_frame, encode_frame, narrow, to_wire
-from services.log_queue import LogQueue
+from services.log_queue import Chunk, LogQueue, join
 from services.storage.database import Database
 from services.storage.events import EventStore
 from services.storage.notices import ALERT, DELETED
@@ -45,7 +45,6 @@ CLOSE_TIMEOUT_S = 5.0
 """How long the service's end waits for a store that does not answer."""
 
 REPLAY_PAGE = 500
-CHUNK_BYTES = 262_144
 
 
 class LogHistory(Mapping[str, list[dict[str, Any]]]):
@@ -211,8 +210,10 @@ class BaseService:
 
     async def stream_logs(
         self, task_id: str, after: int = 0, metrics: frozenset[str] | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """Frames of Server-Sent Events from line `after + 1` on, until the task's last line.
+
+        Nothing (`b""`) while there are none for long, so that whoever sends them can show that it is alive.
 
         Args:
             task_id: a task that exists.
@@ -225,26 +226,25 @@ class BaseService:
             after = 0  # a cursor of an earlier task of the same id, since deleted
         while queue is None:
             page = await anyio.to_thread.run_sync(self._read_page, task_id, after)
-            if not page:
+            if not page.frames:
                 return
-            after += len(page)
-            yield _join(page, metrics)
+            after += len(page.frames)
+            yield _narrow(page, metrics)
             queue = self.log_queues.get(task_id)  # it may have been resumed
         while True:
             ended = queue.ended  # asked before reading: the last frame may come in between
-            frames = queue.read(after)
-            if frames is None:
-                frames = await anyio.to_thread.run_sync(self._read_page, task_id, after)
-                if not frames:  # deleted while it was being replayed
+            chunk = queue.read_chunk(after)
+            if chunk is None:
+                chunk = await anyio.to_thread.run_sync(self._read_page, task_id, after)
+                if not chunk.frames:  # deleted while it was being replayed
                     return
-            if frames:
-                frames = _head(frames)
-                after += len(frames)
-                yield _join(frames, metrics)
+            if chunk.frames:
+                after += len(chunk.frames)
+                yield _narrow(chunk, metrics)
             elif ended:
                 return
-            else:
-                await queue.wait(after)
+            elif not await queue.wait(after):
+                yield b""
 
     async def wait_for_end(self, task_id: str, timeout_s: float) -> None:
         """Return when a task has ended, or after so long."""
@@ -259,14 +259,14 @@ class BaseService:
         state = self.store.get_task(task_id)
         return 0 if state is None else state.last_seq
 
-    def _read_page(self, task_id: str, after: int) -> list[bytes]:
+    def _read_page(self, task_id: str, after: int) -> Chunk:
         """Lines that the status knows: more may be committed, and published a moment later."""
         state = self.tasks.get(task_id) or self.store.get_task(task_id)
         if state is None:
-            return []
+            return join(())
         limit = min(REPLAY_PAGE, max(0, state.last_seq - after))
         entries = self.store.read_entries(task_id, after=after, limit=limit)
-        return _head(encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in entries)
+        return join(encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in entries)
 
     def get_task(self, task_id: str) -> TaskState:
         """A task's state, live or ended.
@@ -371,23 +371,11 @@ class BaseService:
             self.log_queues[state.task_id].rewrite(frames)
 
 
-def _head(frames: Iterable[bytes]) -> list[bytes]:
-    """The first frames, as many as are sent at once: each viewer that takes nothing holds so much."""
-    head: list[bytes] = []
-    size = 0
-    for frame in frames:
-        head.append(frame)
-        size += len(frame)
-        if size > CHUNK_BYTES:
-            break
-    return head
+def _narrow(chunk: Chunk, metrics: frozenset[str] | None) -> bytes:
+    if metrics is None:
+        return chunk.joined
+    return b"".join(_narrow_frame(frame, metrics) for frame in chunk.frames)
 
 
-def _join(frames: list[bytes], metrics: frozenset[str] | None) -> bytes:
-    if metrics is not None:
-        frames = [_narrow(frame, metrics) for frame in frames]
-    return b"".join(frames)
-
-
-def _narrow(frame: bytes, metrics: frozenset[str]) -> bytes:
+def _narrow_frame(frame: bytes, metrics: frozenset[str]) -> bytes:
     return encode_frame(int(frame[4 : frame.index(b"\r")]), narrow(decode_frame(frame), metrics))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -145,8 +145,8 @@ class EventLog:
 
     async def follow(
         self, after: Cursor | None, task_ids: Collection[str] = (), types: Collection[str] = EVENT_TYPES
-    ) -> AsyncIterator[bytes]:
-        """Frames of the events behind `after`, or from now on; for ever.
+    ) -> AsyncGenerator[bytes]:
+        """Frames of the events behind `after`, or from now on; for ever. Nothing (`b""`) while there are none for long.
 
         Args:
             after: one that an event, or `end`, had. From another store, or from the future, it is void: the first
@@ -172,8 +172,8 @@ class EventLog:
                 elif events:
                     events = _head(events)
                     cursor = events[-1].cursor
-                else:
-                    await self._wakeup.wait(partial(self._is_behind, cursor))
+                elif not await self._wakeup.wait(partial(self._is_behind, cursor)):
+                    yield b""
                 frames = [
                     event.frame
                     for event in events

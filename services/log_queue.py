@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.errors import TaskConflict
 from services.log_entry import LogEntry, clean_entry, from_wire
@@ -20,6 +20,27 @@ from services.wakeup import Wakeup
 
 RING_SIZE = 300
 """Frames kept in memory per live task, about 100 KB."""
+CHUNK_BYTES = 262_144
+"""About as many are sent at once: each viewer that takes nothing holds so much."""
+
+
+class Chunk(NamedTuple):
+    """Frames that are sent at once, and the same as one piece."""
+
+    frames: Sequence[bytes]
+    joined: bytes
+
+
+def join(frames: Iterable[bytes]) -> Chunk:
+    """The first of these frames, as many as are sent at once."""
+    head: list[bytes] = []
+    size = 0
+    for frame in frames:
+        head.append(frame)
+        size += len(frame)
+        if size > CHUNK_BYTES:
+            break
+    return Chunk(head, b"".join(head))
 
 
 class LogQueue:
@@ -35,6 +56,8 @@ class LogQueue:
         self._ring: deque[bytes] = deque(maxlen=RING_SIZE)
         self._lock = threading.Lock()
         self._wakeup = Wakeup()
+        self._changes = 0
+        self._last_chunk: tuple[int, int, Chunk] | None = None  # after how many changes, behind which line
 
     def put(self, entry: LogEntry | Mapping[str, Any], *, wait_for_space: bool = True) -> None:
         """Hand a line, or a `DetailedLogEntry` dict, to the store; followers see it once it is committed.
@@ -62,6 +85,7 @@ class LogQueue:
         with self._lock:
             self._ring.extend(frames)
             self.last_seq += len(frames)
+            self._changes += 1
             self.ended = ended
         self._wakeup.notify()
 
@@ -70,6 +94,7 @@ class LogQueue:
         with self._lock:
             self._ring.clear()
             self._ring.extend(frames)
+            self._changes += 1
 
     def read(self, after: int) -> list[bytes] | None:
         """Frames above `after`, oldest first; `None` where the ring does not reach back that far."""
@@ -80,7 +105,24 @@ class LogQueue:
             newest_first = list(islice(reversed(self._ring), missing))
         return newest_first[::-1]
 
-    async def wait(self, after: int) -> None:
-        """Return once there is a frame above `after`, or the task has ended."""
-        while not (self.last_seq > after or self.ended):
-            await self._wakeup.wait(lambda: self.last_seq > after or self.ended)
+    def read_chunk(self, after: int) -> Chunk | None:
+        """As `read`, but no more than are sent at once. Joined once for all followers that have come as far."""
+        changes, last = self._changes, self._last_chunk
+        if last is not None and last[:2] == (changes, after):
+            return last[2]
+        frames = self.read(after)
+        if frames is None:
+            return None
+        chunk = join(frames)
+        self._last_chunk = changes, after, chunk  # should it have changed meanwhile, nobody takes it
+        return chunk
+
+    async def wait(self, after: int) -> bool:
+        """Return once there is a frame above `after`, or the task has ended; false where neither is for long."""
+        while not self._has_more(after):
+            if not await self._wakeup.wait(lambda: self._has_more(after)):
+                return False
+        return True
+
+    def _has_more(self, after: int) -> bool:
+        return self.last_seq > after or self.ended

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
@@ -11,8 +9,8 @@ from sse_starlette import EventSourceResponse
 
 from api.deps import Service
 from api.errors import documented
-from api.streams import KEEP_ALIVE_S, RETRY_MS, SEND_TIMEOUT_S, LogStream
-from services.errors import InvalidRequest, StorageUnavailable
+from api.streams import LogStream
+from services.errors import InvalidRequest
 from services.events import EVENT_TYPES, Cursor
 
 router = APIRouter(prefix="/api/v2/training", tags=["训练接口"])
@@ -76,14 +74,7 @@ async def get_events(
         cursor = Cursor.parse(after)
         if cursor is None:
             raise InvalidRequest("after: this is no cursor; take the `id` of an event, or `event_id` of the list.")
-
-    async def frames() -> AsyncIterator[bytes]:
-        yield b"retry: %d\r\n\r\n" % RETRY_MS
-        with suppress(StorageUnavailable):  # it ends: the viewer asks again, and is told
-            async for chunk in service.events.follow(cursor, _split(ids), wanted or EVENT_TYPES):
-                yield chunk
-
-    return LogStream(frames(), ping=KEEP_ALIVE_S, send_timeout=SEND_TIMEOUT_S)
+    return LogStream(service.events.follow(cursor, _split(ids), wanted or EVENT_TYPES))
 
 
 def _split(text: str) -> frozenset[str]:

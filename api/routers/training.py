@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Response
@@ -12,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.deps import NO_NUL, MetricNames, Service, TaskIdPath
 from api.errors import documented
-from api.streams import KEEP_ALIVE_S, RETRY_MS, SEND_TIMEOUT_S, LogStream
+from api.streams import LogStream
 from api.strict_json import StrictJsonRoute
 from models.schemas import (
     ActionResponse,
@@ -29,7 +27,6 @@ from models.schemas import (
     TaskResponse,
     TaskStatus,
 )
-from services.errors import StorageUnavailable
 from services.log_entry import narrow, to_wire
 from services.requests import doubts
 from services.task_state import TaskState
@@ -274,14 +271,7 @@ async def get_training_logs(
         after = min(int(last_event_id[:20]), MAX_SEQ)
         if state.status.is_terminal and after >= state.last_seq:
             return Response(status_code=204)
-
-    async def frames() -> AsyncIterator[bytes]:
-        yield b"retry: %d\r\n\r\n" % RETRY_MS
-        with suppress(StorageUnavailable):  # it ends without its last frame: the viewer asks again, and is told
-            async for chunk in service.stream_logs(task_id, after, metrics):
-                yield chunk
-
-    return LogStream(frames(), ping=KEEP_ALIVE_S, send_timeout=SEND_TIMEOUT_S)
+    return LogStream(service.stream_logs(task_id, after, metrics))
 
 
 @router.get(

@@ -18,7 +18,7 @@ from benchmarks.crash.audit import compare
 from benchmarks.crash.ledger import TERMINAL, Kind, Ledger, Promise, Task
 from benchmarks.crash.service import Service
 from benchmarks.crash.work import Work
-from benchmarks.streams import NOT_FOUND, OK, Refused, open_stream
+from benchmarks.event_stream import NOT_FOUND, OK, Refused, open_stream
 
 TRAINING = "/api/v2/training"
 CONFLICT = 409

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from benchmarks.streams import Event
+from benchmarks.event_stream import Event
 
 TERMINAL = frozenset({"completed", "failed", "cancelled"})
 KILLED = ("failed", "killed_by_signal_9")

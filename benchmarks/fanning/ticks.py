@@ -28,6 +28,12 @@ def line(number: int, due: float) -> str:
     return f"Epoch [1/1], Step [{number}/1000000], Train Loss: {loss}, Train Accuracy: {accuracy}% (at {due:.6f})"
 
 
+def number_of(text: bytes) -> int:
+    """Of the last line in a text."""
+    begin = text.rindex(b"Step [") + len(b"Step [")
+    return int(text[begin : text.index(b"/", begin)])
+
+
 def ticks(should_stop: Callable[[], bool]) -> Iterator[str]:
     """The lines, in a thread."""
     while not _may_begin() and not should_stop():

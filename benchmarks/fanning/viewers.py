@@ -3,8 +3,8 @@
     python -m benchmarks.fanning.viewers URL COUNT
 
 Says `ready` once every stream is open. Counts from one line of its input to the next, then prints
-`{"seconds": ..., "fewest": ..., "delays": {tenths of milliseconds: lines}}`; `fewest` are the lines of the viewer that
-got fewest.
+`{"seconds": ..., "fewest": ..., "lost": ..., "delays": {tenths of milliseconds: lines}}`; `fewest` are the lines of the
+viewer that got fewest, `lost` those that any viewer did not get though it got a later one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from urllib.parse import urlsplit
 
 from api.connections import raise_file_limit
-from benchmarks.fanning.ticks import WRITTEN
+from benchmarks.fanning.ticks import WRITTEN, number_of
 
 AT_A_TIME = 50
 """Connections that are opened together."""
@@ -35,6 +35,8 @@ class Viewer(asyncio.Protocol):
         self._count = count
         self._rest = b""
         self.lines = 0
+        self._all_lines = 0
+        self._last_number = 0
         self.is_open = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,10 +51,17 @@ class Viewer(asyncio.Protocol):
         text = self._rest + data if self._rest else data
         for found in WRITTEN.finditer(text):
             end = found.end()
+            self._all_lines += 1
             if self._count.is_on:
                 self.lines += 1
                 self._count.delays[int(10_000 * (now - float(found[1])))] += 1
+        if end:
+            self._last_number = number_of(text[:end])
         self._rest = text[max(end, len(text) - 64) :]  # the longest time is shorter
+
+    @property
+    def lost(self) -> int:
+        return self._last_number - self._all_lines
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.is_open.done():
@@ -80,7 +89,8 @@ async def view(url: str, number: int) -> None:
     await next_line()
     count.is_on = False
     seconds, fewest = time.monotonic() - began, min(viewer.lines for viewer in viewers)
-    print(json.dumps({"seconds": seconds, "fewest": fewest, "delays": count.delays}), flush=True)
+    lost = sum(viewer.lost for viewer in viewers)
+    print(json.dumps({"seconds": seconds, "fewest": fewest, "lost": lost, "delays": count.delays}), flush=True)
 
 
 async def next_line() -> None:

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from benchmarks.event_stream import NO_CONTENT, NOT_FOUND, SMALL_BUFFER, Refused, Stream, open_stream
 from benchmarks.soaking.trainings import Trainings
-from benchmarks.streams import NO_CONTENT, NOT_FOUND, SMALL_BUFFER, Refused, Stream, open_stream
 
 WAYS = {"patient": 5, "resumes": 3, "cut": 2, "stalls": 1}
 """How viewers behave, and how often."""

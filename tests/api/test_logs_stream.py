@@ -19,8 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from api import streams
 from api.routers import training
 from api.streams import LogStream
+from services import wakeup
 from tests.api.conftest import Dictate, Start, Watch
 from tests.api.viewer import Event
 from tests.running_server import RunningServer
@@ -259,7 +261,8 @@ def test_a_viewer_that_takes_nothing_for_long_is_let_go(
     task_id = start()
     live = watch(task_id)
     monkeypatch.setattr(training, "LogStream", Observed)
-    monkeypatch.setattr(training, "SEND_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(streams, "SEND_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(streams, "LOOK_EVERY_S", 0.05)
     stalled = watch(task_id, stalled=True)
     dictation.say(*(f"line {number} {'x' * 4_000}" for number in range(2_000)), "all said")
     live.until_message("all said")
@@ -277,7 +280,7 @@ def test_a_viewer_that_takes_nothing_for_long_is_let_go(
 def test_a_silent_stream_is_kept_alive_by_comments(
     dictate: Dictate, start: Start, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(wakeup, "BEAT_S", 0.05)
     dictation = dictate()
     viewer = watch(start())
     while len(viewer.stream.comments) < 3:
@@ -286,7 +289,7 @@ def test_a_silent_stream_is_kept_alive_by_comments(
     dictation.end()
 
     events = viewer.until_message("after the silence")
-    assert not any("ping" in event.data for event in events)
+    assert not any("alive" in event.data for event in events)
 
 
 # --- Coming back -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from benchmarks.crash.kills import SORTS, Sort
 from benchmarks.crash.ledger import MAX_RESTARTS, Kind, Ledger, Promise, Task
 from benchmarks.crash.restart import suspicious
 from benchmarks.crash_test import CrashTest
-from benchmarks.streams import Event
+from benchmarks.event_stream import Event
 from models.schemas import TrainingRequest
 from services.base_service import BaseService
 from services.storage.database import Database

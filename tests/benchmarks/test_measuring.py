@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fanning.ticks import METRICS, WRITTEN, line
-from benchmarks.fanout import quantile
 from benchmarks.figures import percentile
 from benchmarks.growing.filling import LONG, fill, name_of
 from benchmarks.load import Generator, Load
+from benchmarks.streams import quantile
 from benchmarks.tracking.race import timing
 from benchmarks.tracking.readers import BLOCK, FIRST, FULL, HEADER, LAST, WANDB_HEAD, LevelDbLog
 from services.parsing import LineParser

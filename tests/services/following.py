@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import httpx
 from httpx_sse import EventSource
@@ -42,7 +42,7 @@ async def follow(
 ) -> list[Frame]:
     """What a viewer gets, to the end of the stream or to the frame that `until` picks."""
     frames: list[Frame] = []
-    stream = cast("AsyncGenerator[bytes, None]", service.stream_logs(task_id, after, metrics))
+    stream = service.stream_logs(task_id, after, metrics)
     async with asyncio.timeout(TIMEOUT_S), aclosing(stream):
         async for chunk in stream:
             new = read_frames(chunk)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 import httpx
 import pytest
@@ -41,7 +41,7 @@ async def read(
     """The first events behind a cursor. `then` is done, one by one, each time there is nothing more to read."""
     found: list[ServerSentEvent] = []
     doing = iter(then)
-    stream = cast("AsyncGenerator[bytes, None]", base.events.follow(after, task_ids, types))
+    stream = base.events.follow(after, task_ids, types)
     async with asyncio.timeout(TIMEOUT_S), aclosing(stream):
         while len(found) < count:
             chunk = asyncio.ensure_future(anext(stream))
@@ -135,7 +135,7 @@ def test_what_is_not_wanted_still_moves_the_viewer_on(two: BaseService) -> None:
     say(two, "a", "one")
 
     async def first() -> bytes:
-        stream = cast("AsyncGenerator[bytes, None]", two.events.follow(start, (), ["alert"]))
+        stream = two.events.follow(start, (), ["alert"])
         async with asyncio.timeout(TIMEOUT_S), aclosing(stream):
             return await anext(stream)
 
@@ -204,7 +204,7 @@ def test_one_that_has_fallen_behind_the_ring_loses_nothing(two: BaseService, mon
     start = two.events.end
 
     async def slow() -> list[ServerSentEvent]:
-        stream = cast("AsyncGenerator[bytes, None]", two.events.follow(start))
+        stream = two.events.follow(start)
         async with asyncio.timeout(TIMEOUT_S), aclosing(stream):
             await asyncio.to_thread(say, two, "a", "0")
             found = parse(await anext(stream))

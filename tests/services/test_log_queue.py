@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from models.schemas import TaskStatus
 from services.base_service import BaseService
 from services.errors import TaskConflict
-from services.log_queue import RING_SIZE, LogQueue
+from services.log_queue import CHUNK_BYTES, RING_SIZE, LogQueue
 from services.storage.database import Database
 from services.storage.writer import Writer
 from services.task_state import TaskState
@@ -76,6 +76,30 @@ class TestRing:
         assert queue.read(3) == []
         queue.publish(frames(4, 4), ended=False)
         assert queue.read(2) == [b"new 3", b"frame 4"]
+
+    def test_followers_that_are_as_far_share_what_is_sent(self, queue: LogQueue) -> None:
+        queue.publish(frames(1, 3), ended=False)
+        one, behind, same = queue.read_chunk(1), queue.read_chunk(0), queue.read_chunk(0)
+        assert one == (frames(2, 3), b"frame 2frame 3")
+        assert behind is same
+        assert behind == (frames(1, 3), b"frame 1frame 2frame 3")
+
+    def test_what_is_sent_has_what_was_published_or_rewritten_since(self, queue: LogQueue) -> None:
+        queue.publish(frames(1, 2), ended=False)
+        assert queue.read_chunk(1) == (frames(2, 2), b"frame 2")
+        queue.rewrite([b"new 1", b"new 2"])
+        assert queue.read_chunk(1) == ([b"new 2"], b"new 2")
+        queue.publish(frames(3, 3), ended=False)
+        assert queue.read_chunk(1) == ([b"new 2", b"frame 3"], b"new 2frame 3")
+        assert queue.read_chunk(3) == ([], b"")
+
+    def test_no_more_is_sent_at_once_than_a_stalled_viewer_may_hold(self, queue: LogQueue) -> None:
+        long = [b"x" * (CHUNK_BYTES // 2)] * 5
+        queue.publish(long, ended=False)
+        sent = queue.read_chunk(0)
+        assert sent is not None
+        assert sent.frames == long[:3]
+        assert queue.read_chunk(3) == (long[3:], b"".join(long[3:]))
 
     def test_the_ring_of_a_task_that_was_taken_up_again_begins_after_its_stored_lines(
         self, idle_writer: Writer

@@ -1,13 +1,14 @@
-"""Memory that was freed goes back to the machine when it is asked for."""
+"""Memory that was freed goes back to the machine when it is asked for, and is not looked through too often."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 
 import psutil
 import pytest
 
-from services.memory import release_free_memory
+from services.memory import collect_seldom, release_free_memory
 
 BLOCK = 2**16
 """Bytes: too small for a mapping of its own, which would go back by itself."""
@@ -34,3 +35,28 @@ def test_freed_memory_below_memory_in_use_is_given_back() -> None:
     release_free_memory()
     assert kept - resident() > BLOCK * BLOCKS // 2
     libc.free(last)
+
+
+def test_garbage_is_collected_seldom_only_while_the_service_runs() -> None:
+    often, frozen = gc.get_threshold(), gc.get_freeze_count()
+    with collect_seldom():
+        assert gc.get_threshold()[0] > often[0]
+        assert gc.get_freeze_count() > frozen
+    assert gc.get_threshold() == often
+    assert gc.get_freeze_count() == 0
+
+
+def test_garbage_is_collected_all_the_same() -> None:
+    class Loop:
+        gone = 0
+
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            Loop.gone += 1
+
+    with collect_seldom():
+        for _ in range(3 * gc.get_threshold()[0]):
+            Loop()
+        assert Loop.gone > 0

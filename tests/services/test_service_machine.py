@@ -12,12 +12,12 @@ import logging
 import queue
 import shutil
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 from zipfile import ZipFile
 
 import pytest
@@ -138,7 +138,7 @@ class Viewer:
         self._watching = loop.begin(self._watch(service, task_id))
 
     async def _watch(self, service: TrainingService, task_id: str) -> None:
-        stream = cast("AsyncGenerator[bytes, None]", service.stream_logs(task_id, self.after))
+        stream = service.stream_logs(task_id, self.after)
         try:
             async for chunk in stream:
                 new = read_frames(chunk)
@@ -394,7 +394,7 @@ class ServiceMachine(RuleBasedStateMachine):
 
         async def take() -> list[Frame]:
             frames: list[Frame] = []
-            stream = cast("AsyncGenerator[bytes, None]", self.service.stream_logs(task.task_id, after))
+            stream = self.service.stream_logs(task.task_id, after)
             while not frames or frames[-1].id < until:
                 frames += read_frames(await anext(stream))
             await stream.aclose()
