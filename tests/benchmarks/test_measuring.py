@@ -12,7 +12,7 @@ import pytest
 from benchmarks.fanning.ticks import METRICS, WRITTEN, line
 from benchmarks.figures import percentile
 from benchmarks.growing.filling import LONG, fill, name_of
-from benchmarks.load import Generator, Load
+from benchmarks.load import at_fixed_times, without_pause
 from benchmarks.streams import quantile
 from benchmarks.tracking.race import timing
 from benchmarks.tracking.readers import BLOCK, FIRST, FULL, HEADER, LAST, WANDB_HEAD, LevelDbLog
@@ -120,12 +120,13 @@ async def test_the_load_counts_what_is_answered_and_what_is_not(rate: float | No
                 await asyncio.sleep(0.001)
         writer.close()
 
-    ended = asyncio.Event()
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        generator = Generator(f"http://127.0.0.1:{port}/x?y=1")
-        asyncio.get_running_loop().call_later(0.4, ended.set)
-        found: Load = await generator.run(2, rate, ended)
+        url = f"http://127.0.0.1:{port}/x?y=1"
+        if rate is None:
+            found = await without_pause(url, connections=2, seconds=0.4)
+        else:
+            found = await asyncio.to_thread(at_fixed_times, url, rate, 0.4)
         await asyncio.sleep(0.05)
     assert found.requests == asked > 3
     assert found.failed == asked // 5
