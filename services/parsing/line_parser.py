@@ -23,7 +23,7 @@ from services.parsing.presets import AUTO, NONE, presets_of
 from services.parsing.presets.base import Preset
 from services.parsing.records import read_record, record_in
 from services.parsing.report import Number, Report
-from services.parsing.sentences import SENTENCE_WORDS, read_sentences
+from services.parsing.sentences import read_sentences
 from services.parsing.stages import stage_of
 from services.parsing.tables import HEADER_WORDS, may_be_header, read_header, read_row
 from services.parsing.values import has_digit
@@ -124,8 +124,8 @@ class LineParser:
         if new_header is not None:
             return Report(rules=["table header"]), new_header
         report = self._read_values(message) or Report()
-        if message.context != VAL and message.has(SENTENCE_WORDS):
-            read_sentences(text, report)
+        if message.context != VAL:
+            read_sentences(message, report)
         report.context = report.context or (VAL if evaluates(text) else message.context)
         self._read_words(text, report)
         return report, header

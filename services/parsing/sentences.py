@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from models.schemas import Stage
+from services.parsing.cleaning import Message
 from services.parsing.meaning import Meaning, meaning_of
 from services.parsing.report import Report
 from services.parsing.values import read_number
@@ -82,38 +83,58 @@ _FROM = r"from \S{1,30} to"
 _CHANGES = r"(?:reduc|adjust|decreas|increas|sett?|dropp?|chang)\w{0,4}"
 _ON_IMAGES = r"on the .{0,20}?[0-9]{1,9} \w{0,12} ?images"
 
-_ROWS: tuple[tuple[str, str, Reader], ...] = (
-    ("improved", rf"{_M} (?:has )?(?:improved|increased|decreased) {_FROM} {_N}", _improved),
-    ("improved", rf"{_M} (?:has )?(?:improved|increased|decreased) \(\S{{1,30}} ?-+> ?{_N}", _improved),
-    ("improved", rf"metric {_M} improved\b.{{0,80}}?new best score: {_N}", _improved),
-    ("not improved", rf"{_M} did(?: not|n't) improve from {_N}", _improved),
-    ("reached", rf"{_M} reached {_N} \(best {_N}\)", _reached),
-    ("best checkpoint", rf"best checkpoint with {_N} {_M}(?: at ([0-9]{{1,9}}) (?:epoch|iter))?", _best_checkpoint),
-    ("best model", rf"(?:load|restor)\w{{0,8}} best model .{{0,400}}\(score: {_N}\)", _best_score),
+_CHANGED = ("improv", "creas")
+_ROWS: tuple[tuple[str, tuple[str, ...], str, Reader], ...] = (
+    ("improved", _CHANGED, rf"{_M} (?:has )?(?:improved|increased|decreased) {_FROM} {_N}", _improved),
+    ("improved", _CHANGED, rf"{_M} (?:has )?(?:improved|increased|decreased) \(\S{{1,30}} ?-+> ?{_N}", _improved),
+    ("improved", ("best score",), rf"metric {_M} improved\b.{{0,80}}?new best score: {_N}", _improved),
+    ("not improved", ("improve from",), rf"{_M} did(?: not|n't) improve from {_N}", _improved),
+    ("reached", ("reached",), rf"{_M} reached {_N} \(best {_N}\)", _reached),
+    (
+        "best checkpoint",
+        ("best checkpoint",),
+        rf"best checkpoint with {_N} {_M}(?: at ([0-9]{{1,9}}) (?:epoch|iter))?",
+        _best_checkpoint,
+    ),
+    (
+        "best model",
+        ("best model",),
+        rf"(?:load|restor)\w{{0,8}} best model .{{0,400}}\(score: {_N}\)",
+        _best_score,
+    ),
     (
         "rate changed",
+        ("learning rate",),
         rf"{_CHANGES} (?:the )?learning rate(?: of group [0-9]{{1,4}})?(?: from \S{{1,30}})? to {_N}",
         _rate,
     ),
     (
         "accuracy of",
+        ("accuracy of the", "accuracy for the"),
         rf"accuracy (?:of|for) the (network|model|net|classifier)s? ({_ON_IMAGES}):? ?{_N} ?(%)?",
         _accuracy_of,
     ),
-    ("planned epochs", r"(?:max_epochs=|^ *num epochs = )([0-9]{1,9})(?:\.?$|` reached)", _planned_epochs),
-    ("planned steps", r"total optimization steps ?= ?([0-9][0-9,]{0,11})", _planned_steps),
+    (
+        "planned epochs",
+        ("max_epochs=", "num epochs"),
+        r"(?:max_epochs=|^ *num epochs = )([0-9]{1,9})(?:\.?$|` reached)",
+        _planned_epochs,
+    ),
+    (
+        "planned steps",
+        ("optimization steps",),
+        r"total optimization steps ?= ?([0-9][0-9,]{0,11})",
+        _planned_steps,
+    ),
 )
-SENTENCES = tuple((name, re.compile(pattern, re.IGNORECASE), reader) for name, pattern, reader in _ROWS)
-
-SENTENCE_WORDS = ("best", "improv", "creas", "reach", "learning rate", "accuracy of the", "accuracy for the", "epochs",
-                  "optimization steps")  # fmt: skip
-"""No sentence is without any of them."""
+"""What a sentence is called, words of which one is in it, its pattern, and what reads that."""
+SENTENCES = tuple((words, name, re.compile(pattern, re.IGNORECASE), reader) for name, words, pattern, reader in _ROWS)
 
 
-def read_sentences(text: str, report: Report) -> None:
-    """Add to `report` what `text` says in whole sentences."""
-    for name, pattern, reader in SENTENCES:
-        match = pattern.search(text)
+def read_sentences(message: Message, report: Report) -> None:
+    """Add to `report` what a message says in whole sentences."""
+    for words, name, pattern, reader in SENTENCES:
+        match = pattern.search(message.text) if message.has(words) else None
         if match is not None:
             reader(report, match)
             report.rules.append(f"sentence: {name}")
