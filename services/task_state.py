@@ -163,7 +163,7 @@ class _Fold:
         begins_earlier = False
         if epoch is not None:
             begins_earlier = self.attempt > 1 and self.current_epoch is not None and epoch < self.current_epoch
-            self.current_epoch = epoch
+            self.current_epoch = epoch if isinstance(epoch, float) else int(float(epoch))  # as it is stored
         if total is not None:
             self.total_epochs = int(total)
         done = _progress(entry, self.latest_metrics, self.current_epoch, self.total_epochs)

@@ -17,7 +17,7 @@ from services.log_entry import LogEntry
 from services.parsing import Memory
 from services.storage.database import Database
 from services.storage.rows import entry_from_row, task_from_row
-from services.storage.tables import device_limits, log_entries, tasks
+from services.storage.tables import device_limits, is_rare, log_entries, tasks, upper_level
 from services.task_state import TaskState
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ class Store(Reader):
         if contains is not None:
             query = query.where(entries.message.icontains(contains, autoescape=True))
         if level is not None:
-            query = query.where(func.upper(entries.level) == level.upper())
+            query = query.where(upper_level == level.upper())
+            query = query if level.upper() == "INFO" else query.where(is_rare)
         if stage is not None:
             query = query.where(entries.stage == stage)
         with self._reading() as connection:

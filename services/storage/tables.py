@@ -21,6 +21,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Double,
@@ -32,11 +33,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
+    literal_column,
     true,
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0007"
 """Newest migration; a store at this revision is opened without importing Alembic."""
 
 _RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -109,6 +112,17 @@ log_entries = Table(
     Column("attempt", Integer, nullable=False, server_default="1"),
     UniqueConstraint("task_id", "seq", name="uq_log_entries_task_id_seq"),
     sqlite_autoincrement=True,  # else the numbers of deleted rows would be used again
+)
+upper_level = func.upper(log_entries.c.level)
+is_rare: ColumnElement[bool] = upper_level != literal_column("'INFO'")
+"""Lines of any other level are few in nearly every log, so they have an index. A query that is to use it says this."""
+Index(
+    "ix_log_entries_rare",
+    log_entries.c.task_id,
+    log_entries.c.seq,
+    log_entries.c.level,
+    sqlite_where=is_rare,
+    postgresql_where=is_rare,
 )
 
 metric_points = Table(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from models.schemas import TaskStatus
 from services.base_service import BaseService
@@ -149,6 +150,7 @@ class TestWhatAddLogTakes:
     )
     @example(level="i" * 99, message="\x00\ud800", metrics={"n" * 999: math.nan}, step=2**64, stage="s" * 99)
     @example(level="ß" * 16, message="", metrics={"epoch": 1e308, "total_epochs": 1}, step=-1, stage="\x00")
+    @example(level="", message="", metrics={"epoch": -999_999_999_999_999_999}, step=0, stage=None)
     @example(level="", message="", metrics={"total_epochs": 1e300, "total_steps": 2.5}, step=0, stage="")
     def test_every_line_is_stored_and_shown_alike(
         self,
@@ -284,3 +286,19 @@ class TestLines:
         assert read(stage="validation") == [2, 3]
         assert read(stage="validation", level="INFO") == [3]
         assert read(level="INFO", after=1, limit=1) == [3]
+
+
+def test_the_few_lines_that_are_no_info_are_found_by_an_index(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def explain(connection: Any, _cursor: Any, statement: str, given: Any, *_: Any) -> None:
+        plan = connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)
+        asked.append(" ".join(str(step) for step in plan))
+
+    with closing(Database(f"sqlite:///{tmp_path}/store.db")) as database:
+        reader = Store(database)
+        event.listen(database.engine, "before_cursor_execute", explain)
+        reader.read_entries("t", level="error")
+        reader.read_entries("t", level="error", before=9, limit=5)
+        reader.read_entries("t", level="info")
+    assert ["ix_log_entries_rare" in plan for plan in asked] == [True, True, False]
