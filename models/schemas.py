@@ -140,6 +140,8 @@ class TaskRequest(LogReading):
 
 
 Device = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:\d{1,3})?)$")]
+Devices = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:\d{1,3}|:\d{1,2}(,\d{1,2}){1,7})?)$")]
+"""At most eight GPUs by name, which is what one machine has."""
 
 
 class TrainingRequest(TaskRequest):
@@ -167,8 +169,12 @@ class TrainingRequest(TaskRequest):
     val_path: PathText = Field(description="same layout and the same classes as train_path")
     save_path: PathText = Field(description="checkpoints go to save_path/<name or task_id>")
 
-    device: Device = Field(
-        default="cuda", description="cpu, cuda (the least busy GPU, or the CPU with a warning) or cuda:N"
+    device: Devices = Field(
+        default="cuda",
+        description="cpu, cuda (the least busy GPU, or the CPU with a warning), cuda:N, or cuda:N,M: a worker on each",
+    )
+    num_workers: int | None = Field(
+        default=None, ge=1, le=1024, description="processes that train together, each with a share of every batch"
     )
     executor: Literal["thread", "process"] | None = Field(
         default=None, description="where the trainer runs; default: the setting EXECUTOR"
@@ -258,6 +264,11 @@ class TrainingRequest(TaskRequest):
     max_restarts: int = Field(
         default=3, ge=0, le=1000, description="how often it goes on by itself after the service or machine has ended"
     )
+
+    @property
+    def workers(self) -> int:
+        """How many processes train."""
+        return self.num_workers or len(self.device.split(","))
 
     @model_validator(mode="before")
     @classmethod

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.schemas import AnyRequest, CommandRequest, FieldProblem, ImportRequest, TrainingRequest
-from services.devices import ANY_GPU, CPU, FILE, Gpu
+from services.devices import ANY_GPU, CPU, FILE, Gpu, any_gpus, is_gpu, parts_of
 from services.errors import CommandsDisabled
 from services.parsing import check_reading
 from services.paths import PathPolicy, is_on_disk
@@ -47,7 +47,20 @@ def find_problems(request: AnyRequest, paths: PathPolicy) -> list[FieldProblem]:
         return [*problems, *_command_problems(request)]
     if isinstance(request, ImportRequest):
         return [*problems, *_file_problems(request.path)]
-    return [*problems, *check(request, paths.roots)]
+    return [*problems, *_worker_problems(request), *check(request, paths.roots)]
+
+
+def _worker_problems(request: TrainingRequest) -> Iterator[FieldProblem]:
+    workers, named = request.workers, parts_of(request.device)
+    if len(set(named)) < len(named) or (is_gpu(request.device) and named and workers != len(named)):
+        message = f"{request.device} names {len(set(named))} GPUs for {workers} workers: name one for each, or say cuda"
+        yield FieldProblem(field="num_workers", code="num_workers_mismatch", message=message)
+    if workers > 1 and request.executor == "thread":
+        message = "a thread of the service is one worker: leave executor out, or set num_workers to 1"
+        yield FieldProblem(field="executor", code="executor_unsuitable", message=message)
+    if request.batch_size < 2 * workers and workers > 1:
+        message = f"{workers} workers share a batch and need two images each: set it to {2 * workers} or more"
+        yield FieldProblem(field="batch_size", code="batch_size_unsupported", message=message)
 
 
 def save_path_problems(request: AnyRequest, runs_dir: Path) -> list[FieldProblem]:
@@ -115,10 +128,14 @@ def resolve_device(request: AnyRequest, gpus: Callable[[], Sequence[Gpu]]) -> tu
     if wanted == CPU:
         return CPU, []
     names = [gpu.name for gpu in gpus()]
-    if wanted == ANY_GPU:
-        return (ANY_GPU if names else CPU), []
-    if wanted in names:
+    workers = request.workers if isinstance(request, TrainingRequest) else 1
+    if wanted == ANY_GPU and not names:
+        return CPU, []
+    if wanted == ANY_GPU and len(names) >= workers:
+        return any_gpus(workers), []
+    if wanted != ANY_GPU and set(parts_of(wanted)) <= set(names):
         return wanted, []
     devices = ", ".join([CPU, *names])
-    message = f"there is no {wanted} on this machine, which has: {devices}"
+    missing = f"are no {workers} GPUs" if wanted == ANY_GPU else f"is no {wanted}"
+    message = f"there {missing} on this machine, which has: {devices}"
     return CPU, [FieldProblem(field="device", code="device_not_found", message=message)]

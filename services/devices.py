@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -30,8 +31,32 @@ class Gpu:
 
 
 def is_gpu(device: str) -> bool:
-    """Whether `cuda` or `cuda:N` is meant."""
-    return device.partition(":")[0] == ANY_GPU
+    """Whether GPUs are meant: `cuda`, `cuda:N`, or what `any_gpus` and `named_gpus` make."""
+    return device.startswith(ANY_GPU)
+
+
+def any_gpus(count: int) -> str:
+    """Any GPUs, so many of them: `cuda` or `cuda*N`."""
+    return ANY_GPU if count == 1 else f"{ANY_GPU}*{count}"
+
+
+def named_gpus(names: Iterable[str]) -> str:
+    """`cuda:0,1` of `cuda:0` and `cuda:1`."""
+    return f"{ANY_GPU}:{','.join(name.removeprefix(f'{ANY_GPU}:') for name in names)}"
+
+
+def wanted_of(device: str) -> int:
+    """How many GPUs it takes, whichever they are; 0 for a device by name."""
+    name, _, count = device.partition("*")
+    return int(count or 1) if name == ANY_GPU else 0
+
+
+def parts_of(device: str) -> list[str]:
+    """The devices that it names: `cuda:0` and `cuda:1` of `cuda:0,1`; none of any GPUs."""
+    if wanted_of(device):
+        return []
+    kind, colon, numbers = device.partition(":")
+    return [f"{kind}:{number}" for number in numbers.split(",")] if colon else [device]
 
 
 def list_gpus() -> list[Gpu]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from services.devices import ANY_GPU, CPU, FILE, Gpu, is_gpu
+from services.devices import CPU, FILE, Gpu, is_gpu, named_gpus, parts_of, wanted_of
 from services.errors import QueueFull, TaskConflict
 
 FILES_AT_A_TIME = 16
@@ -56,7 +56,7 @@ class Scheduler:
         return len(self._running)
 
     def add(self, task_id: str, *, priority: int, created_at: datetime, device: str) -> None:
-        """Queue a task for `cpu`, `cuda:N`, `cuda` (any GPU) or `file`, however many wait."""
+        """Queue a task for `cpu`, `cuda:N`, `cuda:N,M`, `cuda` (any GPU), `cuda*N` or `file`, however many wait."""
         self._expected.pop(task_id, None)
         self._queue(Waiting(priority, created_at, task_id, device))
 
@@ -77,8 +77,8 @@ class Scheduler:
         Raises:
             QueueFull: it would wait, and as many wait as may.
         """
-        taken = Counter([*self._running.values(), *filter(None, self._expected.values())])
-        free = self._free_device(device, self._gpus() if device == ANY_GPU else (), taken)
+        taken = _taken([*self._running.values(), *filter(None, self._expected.values())])
+        free = self._free_device(device, self._gpus() if wanted_of(device) else (), taken)
         waiting = self.queued + self._expected_to_wait()
         if free is None and waiting >= self.max_queued:
             raise QueueFull(waiting, self.max_queued)
@@ -86,8 +86,8 @@ class Scheduler:
 
     def _expected_to_wait(self) -> int:
         """How many of the tasks that are being accepted will wait: also those whose place another has taken since."""
-        running = Counter(self._running.values())
-        places = Counter(device for device in self._expected.values() if device is not None)
+        running = _taken(self._running.values())
+        places = _taken(device for device in self._expected.values() if device is not None)
         displaced = sum(
             min(count, max(0, running[device] + count - self.limit(device))) for device, count in places.items()
         )
@@ -132,7 +132,7 @@ class Scheduler:
 
     def running_on(self, device: str) -> list[str]:
         """Tasks that run there, those first that began first."""
-        return [task_id for task_id, where in self._running.items() if where == device]
+        return [task_id for task_id, where in self._running.items() if device in parts_of(where)]
 
     def waiting_for(self, device: str) -> list[str]:
         """Tasks that may start there, in the order in which they do when no other device takes one."""
@@ -140,7 +140,7 @@ class Scheduler:
 
     def used_devices(self) -> set[str]:
         """Where tasks run."""
-        return set(self._running.values())
+        return set(_taken(self._running.values()))
 
     def positions(self) -> dict[str, int]:
         """For each task that waits its place, 1 is next, among those with which it competes for a device."""
@@ -153,27 +153,45 @@ class Scheduler:
         return places
 
     def next_runnable(self) -> tuple[str, str] | None:
-        """The first waiting task whose device has room, now counted as running there: `(task_id, device)`."""
-        gpus = self._gpus() if any(waiting.device == ANY_GPU for waiting in self._waiting) else ()
-        taken = Counter(self._running.values())
+        """The first waiting task whose device has room, now counted as running there: `(task_id, device)`.
+
+        What is free of the GPUs that a task waits for is kept for it: those that want one each would always be first.
+        """
+        gpus = self._gpus() if any(wanted_of(waiting.device) for waiting in self._waiting) else ()
+        taken = _taken(self._running.values())
         for waiting in self._waiting:
             device = self._free_device(waiting.device, gpus, taken)
             if device is not None:
                 self._waiting = tuple(other for other in self._waiting if other is not waiting)
                 self._running[waiting.task_id] = device
                 return waiting.task_id, device
+            for kept in parts_of(waiting.device) or self._with_room(gpus, taken)[: wanted_of(waiting.device)]:
+                taken[kept] = max(taken[kept], self.limit(kept))
         return None
 
     def _queue(self, waiting: Waiting) -> None:
         self._waiting = tuple(sorted((*self._waiting, waiting)))
 
     def _free_device(self, wanted: str, gpus: Sequence[Gpu], taken: Counter[str]) -> str | None:
-        if wanted != ANY_GPU:
-            return wanted if taken[wanted] < self.limit(wanted) else None
+        count = wanted_of(wanted)
+        if not count:
+            return wanted if all(taken[device] < self.limit(device) for device in parts_of(wanted)) else None
+        free = self._with_room(gpus, taken)
+        return named_gpus(free[:count]) if len(free) >= count else None
+
+    def _with_room(self, gpus: Sequence[Gpu], taken: Counter[str]) -> list[str]:
+        """Those with the least memory in use first."""
         free = [gpu for gpu in gpus if taken[gpu.name] < self.limit(gpu.name)]
-        return min(free, key=lambda gpu: gpu.memory_used).name if free else None
+        return [gpu.name for gpu in sorted(free, key=lambda gpu: gpu.memory_used)]
+
+
+def _taken(devices: Iterable[str]) -> Counter[str]:
+    """How many tasks there are on each device by itself."""
+    return Counter(part for device in devices for part in parts_of(device))
 
 
 def _compete(device: str, other: str) -> bool:
     """Whether a task for `device` can take the place that one for `other` waits for."""
-    return device == other or (ANY_GPU in (device, other) and is_gpu(device) and is_gpu(other))
+    if wanted_of(device) or wanted_of(other):
+        return is_gpu(device) and is_gpu(other)
+    return not set(parts_of(device)).isdisjoint(parts_of(other))

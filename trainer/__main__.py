@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,16 @@ from types import FrameType
 from pydantic import ValidationError
 
 from models.schemas import TrainingRequest
-from trainer.errors import BAD_REQUEST, COMPLETED, FAILED, STATUS_OF_REASON, TrainingFailed, TrainingStopped
+from trainer.errors import (
+    BAD_REQUEST,
+    COMPLETED,
+    FAILED,
+    PEER_LOST,
+    STATUS_OF_REASON,
+    PeerLost,
+    TrainingFailed,
+    TrainingStopped,
+)
 from trainer.preflight import check
 from trainer.roots import Roots
 
@@ -25,11 +35,16 @@ spec.json holds the body of POST /api/v2/training/start, for example
    "save_path": "runs", "name": "first", "num_epochs": 10}}
 
 best.pt and last.pt go to save_path/<name>, which must not exist yet (without a name: the task_id, else
-the network and the time). With --resume it is the folder of the training that goes on. Exit status: 0
+the network and the time). With --resume it is the folder of the training that goes on. With num_workers or several
+devices it starts so many processes of itself, as torchrun would; under torchrun it is one of them. Exit status: 0
 completed, 1 failed, 2 the request cannot be trained, 130 or 143 stopped by SIGINT or SIGTERM. Failures
 with a status of their own:
   {", ".join(f"{status} {reason}" for reason, status in STATUS_OF_REASON.items())}
 """
+
+
+PEER_PATIENCE_S = 5
+"""How long a process whose peer is gone waits to be ended, before it ends by itself."""
 
 
 class BadRequest(Exception):
@@ -47,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="save here, instead of in a new folder below save_path"
     )
-    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda or cuda:N, instead of the device in spec.json")
+    parser.add_argument(
+        "--device", metavar="DEVICE", help="cpu, cuda, cuda:N or cuda:N,M, instead of the device in spec.json"
+    )
     parser.add_argument("--resume", action="store_true", help="go on after the last epoch that the folder holds")
     for kind, what in (("data", "images and weights"), ("save", "checkpoints")):
         parser.add_argument(
@@ -61,12 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plain", action="store_true", help="no time in a line, and no level INFO")
     options = parser.parse_args(arguments)
     given_dir: Path | None = options.output_dir
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
     stopped_by: list[int] = []
 
     def stop(signum: int, _frame: FrameType | None) -> None:
         stopped_by.append(signum)
-        signal.signal(signum, signal.SIG_DFL)  # a second one does not wait
+        if ranks == 1:
+            signal.signal(signum, signal.SIG_DFL)  # a second one does not wait
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, stop)
@@ -77,12 +96,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _PlainFormatter() if options.plain else logging.Formatter("%(asctime)s - %(levelname)s - %(message)s")
     )
     logger.addHandler(handler)
+    if rank:
+        handler.setLevel(
+            logging.ERROR
+        )  # the first one speaks for all; of the others only why one failed is of interest
 
     try:
         request = read_request(options.spec)
         if given_dir is None and not options.resume:  # whoever has made the folder has checked the request
             _refuse_problems(request)
-        device = resolve_device(options.device or request.device, logger)
+        wanted = options.device or request.device
+        if (workers := request.workers) > 1 and ranks == 1:
+            output_dir = given_dir or (_earlier_output_dir(request) if options.resume else _claim_output_dir(request))
+            from trainer.workers import run_workers
+
+            return run_workers(workers, [*(arguments or sys.argv[1:]), f"--output-dir={output_dir}"])
+        device = resolve_device(wanted, logger, place=int(os.environ.get("LOCAL_RANK", "0")))
         output_dir = given_dir or (_earlier_output_dir(request) if options.resume else _claim_output_dir(request))
         from trainer.loop import train  # torch takes seconds to import: after the refusals
 
@@ -98,9 +127,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadRequest as error:
         print(error, file=sys.stderr)
         return BAD_REQUEST
-    except TrainingStopped:
-        logger.warning(f"Stopped by {signal.Signals(stopped_by[0]).name}")
-        return 128 + stopped_by[0]
+    except (TrainingStopped, PeerLost) as ending:
+        if isinstance(ending, PeerLost) and not stopped_by:
+            signal.sigtimedwait([signal.SIGUSR1], PEER_PATIENCE_S)  # so that what ended the other one is seen first
+            return PEER_LOST
+        signum = signal.Signals(stopped_by[0]) if stopped_by else signal.SIGTERM
+        logger.warning(f"Stopped by {signum.name}")
+        return 128 + signum
     except TrainingFailed as failure:
         return STATUS_OF_REASON.get(failure.reason, FAILED)  # its message is the last line that was logged
     return COMPLETED
@@ -129,16 +162,25 @@ def read_request(spec: Path) -> TrainingRequest:
         raise BadRequest(f"{str(spec)!r} is not JSON: {error}.") from error
 
 
-def resolve_device(wanted: str, logger: logging.Logger) -> str:
-    """`cpu` or `cuda:N`. Without a GPU, `cuda` becomes `cpu` with a WARNING; a GPU that is not there is refused."""
+def resolve_device(wanted: str, logger: logging.Logger, *, place: int = 0) -> str:
+    """`cpu` or `cuda:N`. Without a GPU, `cuda` becomes `cpu` with a WARNING; a GPU that is not there is refused.
+
+    `place` is that of this process among those that share the devices: each has one of its own.
+    """
     if wanted == "cpu":
         return wanted
     import torch
 
+    numbers = wanted.removeprefix("cuda:").split(",")
+    if len(numbers) > 1:
+        wanted = f"cuda:{numbers[place]}"
+
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cuda":
+        if count > place:
+            return f"cuda:{place}"
         if count:
-            return "cuda:0"
+            raise BadRequest(f"device: this machine has {count} GPUs, fewer than workers.")
         logger.warning("No GPU found: training on the CPU")
         return "cpu"
     if int(wanted.removeprefix("cuda:")) >= count:

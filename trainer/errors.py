@@ -21,9 +21,19 @@ STATUS_OF_REASON = {
     "checkpoint_damaged": 25,
     "checkpoint_differs": 26,
     "path_forbidden": 27,
+    "data_differs": 28,
 }
 """Exit statuses of the failures that a training can have: whoever runs it as a process learns the reason."""
 REASON_OF_STATUS = {status: reason for reason, status in STATUS_OF_REASON.items()}
+
+
+PEER_LOST = 40
+"""Exit status of one of several processes whose training ended because another one had ended: not for a reason of
+its own."""
+
+
+class PeerLost(Exception):
+    """Another process of the same training is gone. What became of it is for whoever has started them to say."""
 
 
 class TrainingStopped(Exception):

@@ -41,8 +41,11 @@ def left_out(error: UnreadableImage) -> str:
     return f"Left out: {error}"
 
 
-def training_starts(network: str, device: str, *, training: int, validation: int, classes: int, bf16: bool) -> str:
+def training_starts(
+    network: str, device: str, *, training: int, validation: int, classes: int, bf16: bool, workers: int = 1
+) -> str:
     precision = "bf16 autocast" if bf16 else "fp32"
+    device = f"{workers} x {device}" if workers > 1 else device
     counts = f"{training} training and {validation} validation images, {classes} classes"
     return f"Training {network} on {device}: {counts}, {precision}"
 

@@ -33,6 +33,7 @@ from trainer.framing import augmented, central
 from trainer.layers import set_training
 from trainer.memory import memory_returned
 from trainer.objective import right_answers
+from trainer.ranks import Ranks, joined
 from trainer.resume import damage_of_best, progress, read_last
 from trainer.roots import ANYWHERE, Roots, open_file
 from trainer.run import Run, prepare
@@ -74,13 +75,17 @@ def train(
     at epoch 1 where there is none. What is opened or written must lie in `roots`. Nothing of the training
     stays in memory, whichever way it ends.
 
-    Raises `TrainingStopped`, and `TrainingFailed` after an ERROR line with the reason.
+    Where several processes train together (`trainer.ranks`), each calls this, with a device of its own. The first one
+    alone saves; only its lines are of all of them. A stop that one of them is asked for is one of all.
+
+    Raises `TrainingStopped`, `TrainingFailed` after an ERROR line with the reason, and `PeerLost`.
     """
     with memory_returned():
         try:
-            prepare_folder(output_dir, roots.save)
-            with _seeded(request.seed, torch.device(device)):
-                return _train(request, output_dir, torch.device(device), logger, should_stop, resume, roots)
+            with joined(torch.device(device)) as ranks, _seeded(request.seed, torch.device(device)):
+                if ranks.is_first:
+                    prepare_folder(output_dir, roots.save)
+                return _train(request, output_dir, ranks, torch.device(device), logger, should_stop, resume, roots)
         except torch.OutOfMemoryError as error:
             message = f"{device} has too little memory: lower batch_size (now {request.batch_size}) or image_size."
             logger.error(message)
@@ -93,20 +98,21 @@ def train(
 def _train(
     request: TrainingRequest,
     output_dir: Path,
+    ranks: Ranks,
     device: torch.device,
     logger: logging.Logger,
     should_stop: Callable[[], bool],
     resume: bool,
     roots: Roots,
 ) -> TrainingResult:
-    saved = read_last(output_dir, request, roots.save) if resume else None
+    saved = ranks.from_first(read_last(output_dir, request, roots.save) if resume and ranks.is_first else None)
     if resume:
         logger.info(lines.resumed(saved.epoch, request.num_epochs) if saved else lines.nothing_to_resume())
-    if saved and (damage := damage_of_best(output_dir)):
+    if saved and ranks.is_first and (damage := damage_of_best(output_dir)):
         logger.warning(lines.best_damaged(damage))
     if saved and (saved.epoch == request.num_epochs or saved.stopped_early):
         return _complete(request, saved.epoch, saved.best_accuracy, logger)
-    run = prepare(request, saved, output_dir, device, logger, should_stop, roots)
+    run = prepare(request, saved, output_dir, ranks, device, logger, should_stop, roots)
     done, best_accuracy = (saved.epoch, saved.best_accuracy) if saved else (0, -math.inf)
     del saved  # as large as all that the training needs
 
@@ -137,9 +143,10 @@ def _train(
             "best_acc": best_accuracy,
             "learning_rate": rate,
         }
-        if epoch == 1 < request.num_epochs and (kept := run.training.decoded):
+        if epoch == 1 < request.num_epochs and ranks.count == 1 and (kept := run.training.decoded):
             logger.info(lines.images_kept(len(kept), len(run.training.paths) + len(run.validation.paths), kept.bytes))
-        _save(run, epoch, metrics, evaluation if improved else None)
+        if ranks.is_first:
+            _save(run, epoch, metrics, evaluation if improved else None)
         logger.info(lines.epoch_finished(epoch, request.num_epochs, time.perf_counter() - started))
         if run.stopping and run.stopping.is_over:
             break
@@ -159,6 +166,7 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
     request, split = run.request, run.training
     order = epoch_order(len(split.paths), seed=request.seed, epoch=epoch, shuffle=request.shuffle)
     groups = group([index for index in order if index not in split.left_out], request.batch_size)
+    own = [run.ranks.share_of(indices) for indices in groups]
     images = sum(map(len, groups))
     frame = (
         augmented(request.image_size, hflip=request.hflip, seed=request.seed, epoch=epoch)
@@ -166,46 +174,49 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
         else central(request.image_size)
     )
     frame = varied(frame, request, epoch=epoch)
-    updates = Updates(run, epoch, [len(indices) for indices in groups])
-    loss_sum, correct, seen = 0.0, 0, 0
+    updates = Updates(run, epoch, [len(indices) for indices in groups], [len(indices) for indices in own])
+    own_loss, own_correct, own_seen = 0.0, 0, 0
+    loss_sum = correct = seen = 0.0  # of all ranks
+    run.ranks.draw_apart(request.seed, epoch)
     set_training(run.network)
     started = last_line = time.perf_counter()
 
     waiting: deque[tuple[Tensor, Tensor, int]] = deque()  # loss, number of right answers, images of a batch
 
-    def settle(most: int) -> None:
-        nonlocal loss_sum, correct, seen
+    def settle(most: int, *, trained: bool = False) -> bool:
+        """Count what is known, in all ranks; whether any of them has `trained` on its share of the batch."""
+        nonlocal own_loss, own_correct, own_seen, loss_sum, correct, seen
         while len(waiting) > most:
             loss, right, count = waiting.popleft()
-            _refuse_divergence(run, loss.item(), epoch)
-            loss_sum += loss.item() * count
-            correct += int(right)
-            seen += count
-
-    loader = batches(
-        split, groups, frame, image_size=request.image_size, should_stop=run.should_stop, device=run.device
-    )
-    for step, (images_BCHW, targets_B) in enumerate(loader, start=1):
-        if run.should_stop():
+            own_loss += loss.item() * count
+            own_correct += int(right)
+            own_seen += count
+        totals = (own_loss, own_correct, own_seen, run.should_stop(), trained)
+        loss_sum, correct, seen, stops, how_many_trained = run.ranks.sum(*totals)
+        if stops:
             raise TrainingStopped
-        if len(targets_B) < min(2, request.batch_size):
-            updates.batch_done(step)
-            continue  # what broken images have left of it cannot be normalised: its turn is in the next epoch
+        _refuse_divergence(run, loss_sum, epoch)
+        return how_many_trained > 0
 
-        images_BCHW, targets = run.ready(images_BCHW), targets_B.to(run.device, non_blocking=True)
-        if run.mixing:
-            images_BCHW, targets = run.mixing(images_BCHW, targets, epoch=epoch, step=step)
-        logits_BC = run.logits(run.network, images_BCHW)
-        loss = run.objective(logits_BC, targets)
-        updates.gather(loss, step)
-        updates.batch_done(step)
-
-        waiting.append((loss.detach(), right_answers(logits_BC, targets), len(targets_B)))
-        settle(BATCHES_UNREAD if run.device.type == "cuda" else 0)
-
+    for step, (images_BCHW, targets_B) in enumerate(
+        batches(split, own, frame, image_size=request.image_size, should_stop=run.stops_alone, device=run.device),
+        start=1,
+    ):
+        # what broken images have left of a batch may be too little to be normalised: its turn is in the next epoch
+        if enough := len(targets_B) >= min(2, request.batch_size):
+            images_BCHW, targets = run.ready(images_BCHW), targets_B.to(run.device, non_blocking=True)
+            if run.mixing:
+                images_BCHW, targets = run.mixing(images_BCHW, targets, epoch=epoch, step=step)
+            logits_BC = run.logits(run.network, images_BCHW)
+            loss = run.objective(logits_BC, targets)
+            updates.gather(loss, step)
+            waiting.append((loss.detach(), right_answers(logits_BC, targets), len(targets_B)))
         now = time.perf_counter()
-        if now - last_line >= STEP_LINE_SECONDS:
-            settle(0)
+        line_is_due = now - last_line >= STEP_LINE_SECONDS
+        gathered = settle(BATCHES_UNREAD if run.device.type == "cuda" and not line_is_due else 0, trained=enough)
+        updates.batch_done(step, gathered=gathered)
+
+        if line_is_due and seen:
             last_line = now
             line = lines.step_done(
                 epoch,
@@ -218,6 +229,7 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
             )
             run.logger.info(line)
     settle(0)
+    run.ranks.leave_out_alike(split)
     if not seen:  # of every batch too little was left: batches of what can be read
         return _train_epoch(run, epoch)
     return loss_sum / seen, 100 * correct / seen
@@ -225,26 +237,34 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
 
 @torch.inference_mode()
 def _validate(run: Run, epoch: int) -> Evaluation:
-    """Evaluate on every validation image, seen the same way each time."""
+    """Evaluate on every validation image, seen the same way each time, by one of the ranks."""
     request, split = run.request, run.validation
-    groups = group(split.indices, request.batch_size)
-    logits: list[Tensor] = []
-    targets: list[Tensor] = []
+    groups = group(split.indices, math.ceil(request.batch_size / run.ranks.count))[run.ranks.rank :: run.ranks.count]
+    logits: list[Tensor] = [torch.empty(0, request.num_classes)]
+    targets: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
+    run.ranks.average_statistics(run.network, *([run.evaluated] if run.average else []))
     network = run.evaluated.eval()
     for images_BCHW, targets_B in batches(
         split,
         groups,
         central(request.image_size),
         image_size=request.image_size,
-        should_stop=run.should_stop,
+        should_stop=run.stops_alone,
         device=run.device,
     ):
         if run.should_stop():
-            raise TrainingStopped
+            break
         if len(targets_B):
             logits.append(run.logits(network, run.ready(images_BCHW)).cpu())
             targets.append(targets_B)
-    evaluation = evaluate(torch.cat(logits), torch.cat(targets))
+    if any(run.ranks.sum(run.should_stop())):
+        raise TrainingStopped
+    run.ranks.leave_out_alike(split)
+    of_all = run.ranks.for_first((torch.cat(logits), torch.cat(targets)))
+    evaluation = run.ranks.from_first(
+        evaluate(torch.cat([each for each, _ in of_all]), torch.cat([each for _, each in of_all])) if of_all else None
+    )
+    assert evaluation is not None
     _refuse_divergence(run, evaluation.loss, epoch)
     return evaluation
 

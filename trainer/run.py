@@ -32,6 +32,7 @@ from trainer.optimizer import build_optimizer
 from trainer.options import chosen, without_effect
 from trainer.precision import uses_bf16
 from trainer.preflight import check
+from trainer.ranks import Ranks
 from trainer.resume import Part, Saved, restore
 from trainer.roots import Folders, Roots
 from trainer.schedule import Plateau
@@ -52,6 +53,7 @@ class Run:
     plateau: Plateau | None
     stopping: EarlyStopping | None
     average: Average | None
+    ranks: Ranks
     device: torch.device
     statistics: Tensor
     bf16: bool
@@ -64,6 +66,11 @@ class Run:
     def evaluated(self) -> nn.Module:
         """The network that is validated and saved."""
         return self.average.network if self.average else self.network
+
+    @property
+    def stops_alone(self) -> Callable[[], bool]:
+        """Whether to stop between two batches; not asked where others would wait for this one: they stop together."""
+        return self.should_stop if self.ranks.count == 1 else lambda: False
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -90,6 +97,7 @@ def prepare(
     request: TrainingRequest,
     saved: Saved | None,
     output_dir: Path,
+    ranks: Ranks,
     device: torch.device,
     logger: logging.Logger,
     should_stop: Callable[[], bool],
@@ -100,7 +108,9 @@ def prepare(
     problems = check(asked, roots)  # the folders may have changed while the request was waiting
     if problems:
         raise TrainingFailed(problems[0].code, " ".join(problem.message for problem in problems))
-    budget = available_memory() * SHARE if request.cache_mb is None else request.cache_mb * 2**20
+    budget = (
+        available_memory() * SHARE / ranks.on_this_machine if request.cache_mb is None else request.cache_mb * 2**20
+    )
     decoded = DecodedImages(int(budget))
     training, validation = (
         load_split(
@@ -113,11 +123,15 @@ def prepare(
         )
         for name in ("train_path", "val_path")
     )
+    for split in (training, validation):
+        ranks.refuse_other_images(split)
     network, is_trained = (
         (bare_network(request.model, request.num_classes, request.image_size), True)
-        if saved
+        if saved or not ranks.is_first
         else build_network(request, logger=logger, should_stop=should_stop, folders=roots.weights)
     )
+    is_trained = ranks.from_first(is_trained)
+    ranks.start_alike(network)
     network = network.to(device).to(memory_format=torch.channels_last)
     freeze(network, request)
     run = Run(
@@ -131,6 +145,7 @@ def prepare(
         plateau=Plateau(request) if request.schedule == "plateau" else None,
         stopping=early_stopping(request),
         average=Average(network, request.ema_decay) if request.ema_decay else None,
+        ranks=ranks,
         device=device,
         statistics=mean_and_deviation(device),
         bf16=uses_bf16(request.amp, device, network),
@@ -149,6 +164,7 @@ def prepare(
             validation=len(validation.indices),
             classes=len(training.classes),
             bf16=run.bf16,
+            workers=ranks.count,
         )
     )
     if options := chosen(request):

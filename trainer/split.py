@@ -47,6 +47,8 @@ class Split:
     decoded: DecodedImages = field(default_factory=lambda: DecodedImages(0))
     left_out: set[int] = field(default_factory=set)
     """Grows: an image that could not be read once is not tried again."""
+    news: dict[int, str] = field(default_factory=dict)
+    """Why each of those cannot be read that other processes of the training do not know of yet."""
 
     def __post_init__(self) -> None:
         self._left_in_class = Counter(self.targets[index] for index in self.indices)
@@ -84,6 +86,7 @@ class Split:
         """
         self._refuse_if_gone()
         self.left_out.add(index)
+        self.news[index] = str(error)
         self._left_in_class[self.targets[index]] -= 1
         self._refuse_too_few(index, error)
         self.logger.warning(lines.left_out(error))

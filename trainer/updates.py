@@ -18,24 +18,30 @@ from trainer.schedule import learning_rate_at
 
 
 class Updates:
-    """The updates of one epoch. `sizes` are the numbers of images of its batches, as they are planned."""
+    """The updates of one epoch.
 
-    def __init__(self, run: Run, epoch: int, sizes: list[int]) -> None:
+    `sizes` are the numbers of images of its batches, as they are planned, and `own` how many of them this process has.
+    """
+
+    def __init__(self, run: Run, epoch: int, sizes: list[int], own: list[int]) -> None:
         self._run = run
         self._epoch = epoch
         self._batches = run.request.accumulate_batches
-        together = [sizes[start : start + self._batches] for start in range(0, len(sizes), self._batches)]
-        self._shares = [size / sum(its) for its in together for size in its]
+        together = [sum(sizes[start : start + self._batches]) for start in range(0, len(sizes), self._batches)]
+        self._shares = [size / together[number // self._batches] for number, size in enumerate(own)]
         self._per_epoch = len(together)
         self._gathered = False
 
     def gather(self, loss: Tensor, step: int) -> None:
-        """Add the gradient of the mean loss of batch `step` (from 1)."""
+        """Add the gradient of the mean loss of this process's share of batch `step` (from 1)."""
         loss.backward(torch.full_like(loss, self._shares[step - 1]))  # type: ignore[no-untyped-call]
-        self._gathered = True
 
-    def batch_done(self, step: int) -> None:
-        """Change the weights, if batch `step` was the last one of an update, and any of them had enough images."""
+    def batch_done(self, step: int, *, gathered: bool) -> None:
+        """Change the weights, if batch `step` was the last one of an update, and any of them had enough images.
+
+        `gathered` is whether this one had, in any process.
+        """
+        self._gathered = self._gathered or gathered
         is_last = step % self._batches == 0 or step == len(self._shares)
         if not is_last or not self._gathered:
             return
@@ -47,6 +53,7 @@ class Updates:
             request=request,
         )
         set_learning_rate(run.optimizer, rate * run.plateau.scale if run.plateau else rate)
+        run.ranks.sum_gradients(trainable(run.network))
         if request.clip_grad_norm:
             clip_grad_norm_(trainable(run.network), request.clip_grad_norm)
         run.optimizer.step()

@@ -48,6 +48,8 @@ class Executors:
             return "process"
         if request.executor is not None:
             return request.executor
+        if request.workers > 1:
+            return "process"
         if self._setting != "auto":
             return self._setting
         return "thread" if device == CPU else "process"
