@@ -154,7 +154,14 @@ def build_service(settings: Settings, executor: Executor | None = None) -> Train
     paths = PathPolicy(settings.data_roots, settings.save_roots)
     service = TrainingService(
         database,
-        executors=Executors(settings.executor, stop_grace_s=settings.stop_grace_s, only=executor, paths=paths),
+        executors=Executors(
+            settings.executor,
+            stop_grace_s=settings.stop_grace_s,
+            only=executor,
+            paths=paths,
+            ray_address=settings.ray_address,
+            ray_token=settings.ray_auth_token.get_secret_value() if settings.ray_auth_token else None,
+        ),
         scheduler=Scheduler(
             cpu_limit=settings.max_training_concurrent_cpu,
             gpu_limit=settings.max_training_concurrent_gpu,

@@ -30,9 +30,15 @@ class Settings(BaseSettings):
     sqlite_synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = Field(
         default="NORMAL", description="FULL keeps the last moments in a power loss too; NORMAL loses nothing in a crash"
     )
-    executor: Literal["auto", "thread", "process"] = Field(
+    executor: Literal["auto", "thread", "process", "ray"] = Field(
         default="auto",
         description="where trainings run; auto: in a thread of the service on the CPU, as a process on CUDA",
+    )
+    ray_address: str | None = Field(
+        default=None, description="address of a Ray cluster's dashboard, for the executor ray, e.g. http://head:8265"
+    )
+    ray_auth_token: SecretStr | None = Field(
+        default=None, description="token of that cluster, where it asks for one (RAY_AUTH_MODE=token)"
     )
     allow_commands: bool = Field(
         default=False, description="let requests run programs of their own, with the rights of this service"
@@ -84,6 +90,19 @@ class Settings(BaseSettings):
                     f"{origin!r} is no origin of web pages: name each as scheme://host or scheme://host:port"
                 )
         return origins
+
+    @field_validator("ray_address")
+    @classmethod
+    def _of_the_dashboard(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"https?://[^/\s@]+/?", address):
+            raise ValueError(f"{address!r} is not the address of a Ray dashboard: name it as http://host:8265")
+        return address
+
+    @model_validator(mode="after")
+    def _ray_is_somewhere(self) -> Self:
+        if self.executor == "ray" and self.ray_address is None:
+            raise ValueError("EXECUTOR=ray needs a cluster: set RAY_ADDRESS to its dashboard, as http://host:8265")
+        return self
 
     @model_validator(mode="after")
     def _safe_beyond_loopback(self) -> Self:

@@ -144,7 +144,21 @@ Devices = Annotated[str, StringConstraints(pattern=r"^(cpu|cuda(:\d{1,3}|:\d{1,2
 """At most eight GPUs by name, which is what one machine has."""
 
 
-class TrainingRequest(TaskRequest):
+class PlacedRequest(TaskRequest):
+    """What a task can be given that runs something: how much of it, and what each part needs."""
+
+    num_workers: int | None = Field(
+        default=None, ge=1, le=1024, description="processes that train together, each with a share of every batch"
+    )
+    cpus_per_worker: float | None = Field(
+        default=None, gt=0, le=1024, description="CPUs that Ray keeps for each worker; default: 1"
+    )
+    gpus_per_worker: float | None = Field(
+        default=None, ge=0, le=64, description="GPUs that Ray keeps for each worker; default: 1, or none with cpu"
+    )
+
+
+class TrainingRequest(PlacedRequest):
     """Body of `POST /api/v2/training/start` for the built-in trainer, and the spec file of `python -m trainer`."""
 
     model_config = ConfigDict(
@@ -173,10 +187,7 @@ class TrainingRequest(TaskRequest):
         default="cuda",
         description="cpu, cuda (the least busy GPU, or the CPU with a warning), cuda:N, or cuda:N,M: a worker on each",
     )
-    num_workers: int | None = Field(
-        default=None, ge=1, le=1024, description="processes that train together, each with a share of every batch"
-    )
-    executor: Literal["thread", "process"] | None = Field(
+    executor: Literal["thread", "process", "ray"] | None = Field(
         default=None, description="where the trainer runs; default: the setting EXECUTOR"
     )
 
@@ -276,7 +287,7 @@ class TrainingRequest(TaskRequest):
         return with_preset(body) if isinstance(body, dict) else body
 
 
-class CommandRequest(TaskRequest):
+class CommandRequest(PlacedRequest):
     """Body of `POST /api/v2/training/start` for a trainer of the user's own, run unchanged."""
 
     model_config = ConfigDict(
@@ -297,7 +308,9 @@ class CommandRequest(TaskRequest):
     device: Device = Field(
         default="cuda", description="device that is kept for the command; it sees this GPU only, or none with cpu"
     )
-    executor: Literal["process"] | None = Field(default=None, description="a command always runs as a process")
+    executor: Literal["process", "ray"] | None = Field(
+        default=None, description="where the command runs; default: ray if EXECUTOR says so, else a process"
+    )
 
 
 class ImportRequest(TaskRequest):

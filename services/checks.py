@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from models.schemas import AnyRequest, CommandRequest, FieldProblem, ImportRequest, TrainingRequest
-from services.devices import ANY_GPU, CPU, FILE, Gpu, any_gpus, is_gpu, parts_of
+from services.devices import ANY_GPU, CPU, FILE, RAY, Gpu, any_gpus, is_gpu, parts_of
 from services.errors import CommandsDisabled
 from services.parsing import check_reading
 from services.paths import PathPolicy, is_on_disk
@@ -44,15 +44,31 @@ def find_problems(request: AnyRequest, paths: PathPolicy) -> list[FieldProblem]:
     """What is wrong with the fields of an allowed request; empty is good. The device is for the caller to check."""
     problems = [*_task_id_problems(request.task_id), *check_reading(request)]
     if isinstance(request, CommandRequest):
-        return [*problems, *_command_problems(request)]
+        return [*problems, *_placement_problems(request), *_command_problems(request)]
     if isinstance(request, ImportRequest):
         return [*problems, *_file_problems(request.path)]
-    return [*problems, *_worker_problems(request), *check(request, paths.roots)]
+    return [*problems, *_placement_problems(request), *_worker_problems(request), *check(request, paths.roots)]
+
+
+def _placement_problems(request: TrainingRequest | CommandRequest) -> Iterator[FieldProblem]:
+    """What only Ray can do, and what it does by itself."""
+    if request.executor == "ray":
+        if parts_of(request.device) not in ([], [CPU]):
+            message = f"Ray chooses the devices: set it to cpu or cuda instead of {request.device}, and gpus_per_worker"
+            yield FieldProblem(field="device", code="executor_unsuitable", message=message)
+        return
+    for field in ("cpus_per_worker", "gpus_per_worker"):
+        if getattr(request, field) is not None:
+            message = "only a Ray cluster keeps so much for a worker: leave it out, or set executor to ray"
+            yield FieldProblem(field=field, code="executor_unsuitable", message=message)
+    if isinstance(request, CommandRequest) and (request.num_workers or 1) > 1:
+        message = "a command is one process here: let it start others itself, as torchrun does, or set executor to ray"
+        yield FieldProblem(field="num_workers", code="executor_unsuitable", message=message)
 
 
 def _worker_problems(request: TrainingRequest) -> Iterator[FieldProblem]:
     workers, named = request.workers, parts_of(request.device)
-    if len(set(named)) < len(named) or (is_gpu(request.device) and named and workers != len(named)):
+    if is_gpu(request.device) and named and not (len(set(named)) == len(named) == workers):
         message = f"{request.device} names {len(set(named))} GPUs for {workers} workers: name one for each, or say cuda"
         yield FieldProblem(field="num_workers", code="num_workers_mismatch", message=message)
     if workers > 1 and request.executor == "thread":
@@ -90,6 +106,8 @@ def _command_problems(request: CommandRequest) -> list[FieldProblem]:
         message = f"{folder!r} is a file: name the folder that the command runs in"
         return [FieldProblem(field="working_dir", code="not_a_folder", message=message)]
     program = request.command[0]
+    if request.executor == "ray":  # the nodes may have other programs than this machine
+        return []
     if _finds_program(program, Path(folder), os.environ | request.env):
         return []
     where = f"in {folder!r}" if "/" in program else "on the PATH that the command gets"
@@ -124,6 +142,8 @@ def resolve_device(request: AnyRequest, gpus: Callable[[], Sequence[Gpu]]) -> tu
     """Where a task is to run on this machine, and what is wrong with the device that it asks for."""
     if isinstance(request, ImportRequest):
         return FILE, []
+    if request.executor == "ray":
+        return RAY, []
     wanted = request.device
     if wanted == CPU:
         return CPU, []

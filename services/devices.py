@@ -13,6 +13,8 @@ CPU = "cpu"
 ANY_GPU = "cuda"
 FILE = "file"
 """Where a task "runs" that reads a log file: it takes no device."""
+RAY = "ray"
+"""The cluster, as one place: it knows its devices itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from services.devices import CPU, FILE, Gpu, is_gpu, named_gpus, parts_of, wanted_of
+from services.devices import CPU, FILE, RAY, Gpu, is_gpu, named_gpus, parts_of, wanted_of
 from services.errors import QueueFull, TaskConflict
 
 FILES_AT_A_TIME = 16
 """Log files that are read at the same time: each has a thread."""
+
+JOBS_AT_A_TIME = 256
+"""Jobs that a Ray cluster is given: those that have to wait, it lets wait. Each has a thread here."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -38,7 +41,7 @@ class Scheduler:
     def __init__(
         self, *, cpu_limit: int, gpu_limit: int, gpus: Callable[[], Sequence[Gpu]], max_queued: int = 1000
     ) -> None:
-        self._settings = {CPU: cpu_limit, FILE: FILES_AT_A_TIME}
+        self._settings = {CPU: cpu_limit, FILE: FILES_AT_A_TIME, RAY: JOBS_AT_A_TIME}
         self._gpu_limit = gpu_limit
         self._limits: dict[str, int] = {}
         self._gpus = gpus

@@ -102,6 +102,7 @@ class TrainingService(Lifecycle):
         self._refuse_while_degraded()
         if self._closing:
             raise StorageUnavailable("The service is shutting down.", code="shutting_down")
+        request = self._executors.placed(request)
         device = self.check_request(request)
         task_id = request.task_id or str(uuid.uuid4())
         with self._admission(task_id, device):
@@ -112,9 +113,15 @@ class TrainingService(Lifecycle):
 
         Raises: as `start_training`, for what is wrong with the request itself.
         """
+        request = self._executors.placed(request)
         check_allowed(request, self._paths, allow_commands=self._allow_commands)
         device, device_problem = resolve_device(request, self._gpus)
-        problems = [*device_problem, *find_problems(request, self._paths), *save_path_problems(request, self._runs_dir)]
+        problems = [
+            *device_problem,
+            *self._executors.problems(request),
+            *find_problems(request, self._paths),
+            *save_path_problems(request, self._runs_dir),
+        ]
         if problems:
             raise InvalidRequest.from_problems(problems)
         return device

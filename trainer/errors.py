@@ -32,6 +32,10 @@ PEER_LOST = 40
 its own."""
 
 
+NODE_LOST = 41
+"""Exit status of a training whose processes did not fail, but were lost with what they ran on."""
+
+
 class PeerLost(Exception):
     """Another process of the same training is gone. What became of it is for whoever has started them to say."""
 

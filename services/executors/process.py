@@ -45,7 +45,7 @@ class ProcessExecutor(Executor):
         self,
         *,
         stop_grace_s: float = 10.0,
-        withheld: Collection[str] = ("API_TOKENS", "DATABASE_URL"),
+        withheld: Collection[str] = ("API_TOKENS", "DATABASE_URL", "RAY_AUTH_TOKEN"),
         roots: Roots = ANYWHERE,
     ) -> None:
         self._roots = roots
