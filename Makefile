@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test test-ray check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -22,7 +22,10 @@ demo: setup ## train a real network on real images and watch its metrics live
 	$(BIN)/python test_training_metrics.py
 
 test: setup ## run the whole suite
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m 'not ray' -n logical --maxprocesses 4 --dist loadfile
+
+test-ray: setup ## run the tests that start a Ray cluster of three nodes on this machine
+	$(BIN)/python -m pytest -m ray tests/ray
 
 check: setup ## lint, types, and the direction of imports
 	$(BIN)/ruff check .

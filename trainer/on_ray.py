@@ -5,7 +5,7 @@
 of each, and `grace_s` between SIGTERM and SIGKILL.
 
 Rank 0 writes its lines to `output` itself, and nobody else does meanwhile: no line depends on this driver, or on a
-connection. The exit status is that of `trainer.workers.verdict`, or `NODE_LOST`.
+connection. The exit status is that of `trainer.workers.Ends`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,8 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from trainer.errors import NODE_LOST, PEER_LOST
 from trainer.ray_worker import Worker
-from trainer.workers import Ended, verdict
+from trainer.workers import Ended, Ends
 
 _LOOK_S = 0.5
 _TELL_AFTER_S = 5.0
@@ -40,33 +38,6 @@ _PATIENCE_S = 120.0
 
 class Stopped(Exception):
     """SIGTERM has come: Ray stops the job."""
-
-
-@dataclass
-class Ends:
-    """How the ranks ended: `lost` are those whose actor is gone, and with it what became of them."""
-
-    ended: dict[int, Ended] = field(default_factory=dict)
-    lost: dict[int, str] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.ended) + len(self.lost)
-
-    @property
-    def is_failure(self) -> bool:
-        return bool(self.lost) or any(each.returncode not in (0, PEER_LOST) for each in self.ended.values())
-
-    @property
-    def has_lost_peers(self) -> bool:
-        return any(each.returncode == PEER_LOST for each in self.ended.values())
-
-    def conclude(self) -> tuple[int, str]:
-        """The exit status, and what is left to print."""
-        failed = {rank: each for rank, each in self.ended.items() if each.returncode != 0}
-        if self.lost:
-            rank, why = min(self.lost.items())
-            return NODE_LOST, f"ERROR: Worker {rank} was lost with its node, or killed by Ray: {why}"
-        return verdict(failed) if failed else (0, "")
 
 
 def main() -> int:

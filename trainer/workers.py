@@ -14,10 +14,10 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.errors import FAILED, PEER_LOST, REASON_OF_STATUS
+from trainer.errors import FAILED, NODE_LOST, PEER_LOST, REASON_OF_STATUS
 
 _STOPPED = frozenset({-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT})
 _TAIL_BYTES = 2**16
@@ -53,6 +53,33 @@ def verdict(ended: Mapping[int, Ended]) -> tuple[int, str]:
         return status, next((line for line in reversed(said.splitlines()) if line.startswith("ERROR: ")), said)
     how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
     return status, "\n".join(filter(None, [said, f"ERROR: Worker {rank} {how}, and the training with it."]))
+
+
+@dataclass
+class Ends:
+    """How the ranks ended: `lost` are those whose actor is gone, and with it what became of them."""
+
+    ended: dict[int, Ended] = field(default_factory=dict)
+    lost: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ended) + len(self.lost)
+
+    @property
+    def is_failure(self) -> bool:
+        return bool(self.lost) or any(each.returncode not in (0, PEER_LOST) for each in self.ended.values())
+
+    @property
+    def has_lost_peers(self) -> bool:
+        return any(each.returncode == PEER_LOST for each in self.ended.values())
+
+    def conclude(self) -> tuple[int, str]:
+        """The exit status, and what is left to print."""
+        failed = {rank: each for rank, each in self.ended.items() if each.returncode != 0}
+        if self.lost:
+            rank, why = min(self.lost.items())
+            return NODE_LOST, f"WARNING: Worker {rank} was lost with its node, or killed by Ray: {why}"
+        return verdict(failed) if failed else (0, "")
 
 
 def run_workers(count: int, arguments: list[str]) -> int:

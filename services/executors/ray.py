@@ -124,6 +124,7 @@ class RayExecutor(Executor):
         folder = folder_of(run)
         record = {"submission_id": f"{run.task_id}-{run.attempt}-{uuid.uuid4().hex[:12]}", "folder": str(folder)}
         try:
+            run.run_dir.mkdir(parents=True, exist_ok=True)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / OUTPUT).write_bytes(b"")
             if isinstance(run.request, TrainingRequest):
@@ -157,6 +158,7 @@ def specification(run: Run, folder: Path, roots: Roots, grace_s: float) -> dict[
         what = {"command": None, "arguments": arguments, "cwd": str(folder), "env": {}}
     return {
         **what,
+        "env": {"TRAINING_TASK_ID": run.task_id} | what["env"],
         "output": str(folder / OUTPUT),
         "workers": request.num_workers or 1,
         "cpus": 1 if request.cpus_per_worker is None else request.cpus_per_worker,

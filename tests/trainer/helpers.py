@@ -13,6 +13,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from models.schemas import TrainingRequest
+from trainer.checkpoint import load_network
+from trainer.data import batches, group, normalise
+from trainer.evaluation import Evaluation, evaluate
+from trainer.framing import central
 from trainer.images import UnreadableImage
 from trainer.split import Split, load_split
 
@@ -100,6 +104,21 @@ def read(split: Split, index: int) -> Tensor | None:
     except UnreadableImage as error:
         split.leave_out(index, error)
         return None
+
+
+def evaluated_alone(checkpoint: Path, request: TrainingRequest) -> Evaluation:
+    """What one process finds out about the network of a checkpoint, on every validation image."""
+    network, _ = load_network(checkpoint)
+    split = load_split(request, "val_path", logger=logging.Logger("test"))
+    size = request.image_size
+    with torch.inference_mode():
+        pairs = [
+            (network(normalise(images)), targets)
+            for images, targets in batches(
+                split, group(split.indices, request.batch_size), central(size), image_size=size, should_stop=never
+            )
+        ]
+    return evaluate(torch.cat([each for each, _ in pairs]), torch.cat([each for _, each in pairs]))
 
 
 def same(one: Any, other: Any) -> bool:

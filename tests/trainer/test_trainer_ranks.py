@@ -19,17 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.schemas import TrainingRequest
-from tests.trainer.helpers import logger_and_lines, never, request_for, same, write_digits
+from tests.trainer.helpers import evaluated_alone, logger_and_lines, never, request_for, same, write_digits
 from tests.trainer.mounts import ROOT
-from trainer.checkpoint import load_network
-from trainer.data import batches, group, normalise
-from trainer.errors import FAILED, PEER_LOST, STATUS_OF_REASON
-from trainer.evaluation import evaluate
-from trainer.framing import central
+from trainer.errors import FAILED, NODE_LOST, PEER_LOST, STATUS_OF_REASON
 from trainer.loop import train
 from trainer.ranks import Ranks
-from trainer.split import load_split
-from trainer.workers import Ended, verdict
+from trainer.workers import Ended, Ends, verdict
 
 EPOCHS = 3
 TRAINING, VALIDATION, CLASSES = 5, 3, 5
@@ -72,6 +67,23 @@ class TestVerdict:
         status, text = verdict({0: Ended(PEER_LOST), 1: Ended(PEER_LOST)})
         assert status == FAILED
         assert text.startswith("ERROR: ")
+
+
+class TestEnds:
+    def test_a_worker_that_is_lost_is_no_failure_of_the_training(self) -> None:
+        status, text = Ends({0: Ended(143)}, {1: "its node is gone"}).conclude()
+        assert status == NODE_LOST
+        assert "its node is gone" in text
+
+    def test_all_that_ended_well_are_a_success(self) -> None:
+        assert Ends({0: Ended(0), 1: Ended(0)}).conclude() == (0, "")
+
+    @pytest.mark.parametrize(("returncode", "fails"), [(0, False), (PEER_LOST, False), (1, True), (-9, True)])
+    def test_the_others_are_ended_for_a_failure_and_not_for_one_that_has_lost_them(
+        self, returncode: int, fails: bool
+    ) -> None:
+        assert Ends({0: Ended(returncode)}).is_failure is fails
+        assert Ends({0: Ended(returncode)}).has_lost_peers is (returncode == PEER_LOST)
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +136,7 @@ def test_only_the_first_one_speaks(uninterrupted: tuple[Path, list[str]], digits
 
 def test_metrics_are_of_every_validation_image_once(uninterrupted: tuple[Path, list[str]], digits: Path) -> None:
     run, _ = uninterrupted
-    request = request_of(digits)
-    network, _ = load_network(run / "last.pt")
-    split = load_split(request, "val_path", logger=logger_and_lines()[0])
-    with torch.inference_mode():
-        pairs = [
-            (network(normalise(images)), targets)
-            for images, targets in batches(
-                split, group(split.indices, 8), central(32), image_size=32, should_stop=never
-            )
-        ]
-    alone = evaluate(torch.cat([each for each, _ in pairs]), torch.cat([each for _, each in pairs]))
+    alone = evaluated_alone(run / "last.pt", request_of(digits))
     assert sum(each.support for each in alone.classes) == VALIDATION * CLASSES
     metrics = torch.load(run / "last.pt", weights_only=True)["metrics"]
     assert {name: metrics[name] for name in alone.as_metrics()} == pytest.approx(alone.as_metrics(), abs=1e-6)
