@@ -568,6 +568,18 @@ def test_an_origin_that_would_match_nothing_or_everything_is_refused_at_the_star
         Settings(allowed_origins=f"https://other.example:8443, {origin}")
 
 
+@pytest.mark.parametrize("address", ["head:6379", "auto", "ray://head:10001", "http://me:secret@head:8265", ""])
+def test_what_is_no_address_of_a_ray_dashboard_is_refused_at_the_start(address: str) -> None:
+    with pytest.raises(ValidationError, match="is not the address of a Ray dashboard"):
+        Settings(ray_address=address)
+
+
+def test_ray_for_everything_needs_a_cluster() -> None:
+    with pytest.raises(ValidationError, match="RAY_ADDRESS"):
+        Settings(executor="ray")
+    assert Settings(executor="ray", ray_address="http://head:8265").ray_address == "http://head:8265"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
 def test_loopback_needs_nothing(host: str) -> None:
     assert Settings(host=host).is_loopback
@@ -576,7 +588,9 @@ def test_loopback_needs_nothing(host: str) -> None:
 def test_settings_never_show_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_TOKENS", "hush-hush")
     monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://me:pass-word@db/training")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "not-a-word")
     assert "hush-hush" not in repr(Settings())
+    assert "not-a-word" not in repr(Settings())
     assert "pass-word" not in repr(Settings())
 
     monkeypatch.setenv("HOST", "0.0.0.0")

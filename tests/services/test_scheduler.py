@@ -100,6 +100,55 @@ def test_a_task_for_any_gpu_waits_while_there_is_none() -> None:
     assert order.queued == 1
 
 
+class TestSeveralGpus:
+    GPUS = tuple(Gpu(f"cuda:{number}", memory_used=100 - number) for number in range(4))
+
+    def test_a_task_takes_all_that_it_names_and_waits_until_all_are_free(self) -> None:
+        order = scheduler(gpus=self.GPUS)
+        add(order, "a", device="cuda:1")
+        add(order, "b", device="cuda:0,1")
+        assert start_all(order) == [("a", "cuda:1")]
+        order.discard("a")
+        assert start_all(order) == [("b", "cuda:0,1")]
+        assert order.used_devices() == {"cuda:0", "cuda:1"}
+        assert order.running_on("cuda:1") == ["b"]
+
+    def test_any_gpus_are_those_with_the_least_memory_in_use(self) -> None:
+        order = scheduler(gpus=self.GPUS)
+        add(order, "a", device="cuda*3")
+        add(order, "b", device="cuda*2")
+        assert start_all(order) == [("a", "cuda:3,2,1")]
+        order.discard("a")
+        assert start_all(order) == [("b", "cuda:3,2")]
+
+    def test_those_that_want_one_do_not_overtake_one_that_wants_two_for_ever(self) -> None:
+        order = scheduler(gpus=self.GPUS[:2])
+        add(order, "a", device="cuda")
+        add(order, "b", device="cuda*2")
+        add(order, "c", device="cuda")
+        add(order, "d", device="cuda:0")
+        assert start_all(order) == [("a", "cuda:1")]
+        assert order.positions() == {"b": 1, "c": 2, "d": 3}
+        order.discard("a")
+        assert start_all(order) == [("b", "cuda:1,0")]
+
+    def test_others_go_on_beside_one_that_waits_for_named_gpus(self) -> None:
+        order = scheduler(gpus=self.GPUS)
+        add(order, "a", device="cuda:0")
+        add(order, "b", device="cuda:0,1")
+        add(order, "c", device="cuda:1")
+        add(order, "d", device="cuda:2")
+        assert start_all(order) == [("a", "cuda:0"), ("d", "cuda:2")]
+
+
+def test_a_cluster_is_given_more_than_a_device_takes_and_none_of_it_takes_a_device() -> None:
+    order = scheduler(cpu=1)
+    for task_id in "abc":
+        add(order, task_id, device="ray")
+    add(order, "d")
+    assert len(start_all(order)) == 4
+
+
 def test_a_discarded_task_never_runs_and_an_unknown_one_does_no_harm() -> None:
     order = scheduler()
     add(order, "a", priority=1)
