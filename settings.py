@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     @classmethod
     def _of_the_dashboard(cls, address: str | None) -> str | None:
         if address is not None and not re.fullmatch(r"https?://[^/\s@]+/?", address):
-            raise ValueError(f"{address!r} is not the address of a Ray dashboard: name it as http://host:8265")
+            raise ValueError("it is not the address of a Ray dashboard: name that as http://host:8265")
         return address
 
     @model_validator(mode="after")

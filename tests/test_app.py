@@ -103,7 +103,7 @@ print(json.dumps({
     "threads": threading.active_count(),
     "files": os.listdir("."),
     "sockets": [link for link in links if link.startswith("socket:")],
-    "torch": [name for name in sys.modules if name.partition(".")[0] in {"torch", "torchvision", "alembic"}],
+    "torch": [name for name in sys.modules if name.partition(".")[0] in {"torch", "torchvision", "alembic", "ray"}],
 }))
 """
     done = subprocess.run(

@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from pydantic import ValidationError
 
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signum, stop)
 
     logger = logging.Logger("trainer")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _KeptLines(sys.stdout)
     handler.setFormatter(
         _PlainFormatter() if options.plain else logging.Formatter("%(asctime)s - %(levelname)s - %(message)s")
     )
@@ -137,6 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingFailed as failure:
         return STATUS_OF_REASON.get(failure.reason, FAILED)  # its message is the last line that was logged
     return COMPLETED
+
+
+class _KeptLines(logging.StreamHandler[TextIO]):
+    """A line that goes to a file is on the disk before the checkpoint is that says so; its machine may be lost then."""
+
+    def flush(self) -> None:
+        super().flush()
+        with suppress(OSError, ValueError):  # what is no file cannot be kept
+            os.fsync(self.stream.fileno())
 
 
 class _PlainFormatter(logging.Formatter):
