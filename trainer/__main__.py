@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -131,7 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_REQUEST
     except (TrainingStopped, PeerLost) as ending:
         if isinstance(ending, PeerLost) and not stopped_by:
-            signal.sigtimedwait([signal.SIGUSR1], PEER_PATIENCE_S)  # so that what ended the other one is seen first
+            deadline = time.monotonic() + PEER_PATIENCE_S
+            while not stopped_by and time.monotonic() < deadline:  # what ended the other one is to be seen first
+                time.sleep(0.1)
             return PEER_LOST
         signum = signal.Signals(stopped_by[0]) if stopped_by else signal.SIGTERM
         logger.warning(f"Stopped by {signum.name}")

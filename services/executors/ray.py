@@ -256,6 +256,8 @@ class _Following:
         try:
             self._cluster = self._cluster or self._connect()
             self._advance(self._cluster)
+        except Refused as error:
+            raise TrainingFailed("start_failed", f"Ray refuses to run the job, or to tell of it: {error}") from error
         except Unreachable as error:
             self._next_question = time.monotonic() + RETRY_S
             if not self._is_away:
@@ -281,8 +283,6 @@ class _Following:
                 self._end = Lost(f"The cluster does not know job {self._id} any more: it has been started anew.")
                 return
             self._submit(cluster)
-        except Refused as error:
-            raise TrainingFailed("start_failed", f"Ray refuses to tell of the job: {error}") from error
         if not is_submitted:
             (self._run_dir / SUBMITTED).touch()
         if self._should_stop() and self._end is None:
@@ -292,10 +292,7 @@ class _Following:
     def _submit(self, cluster: Cluster) -> None:
         entrypoint = shlex.join(["python", "-m", "trainer.on_ray", str(self._folder / SPEC)])
         env = {"RAY_JOB_STOP_WAIT_TIME_S": str(int(self._grace_s) + 5), "PYTHONUNBUFFERED": "1"}
-        try:
-            cluster.submit(self._id, entrypoint, env)
-        except Refused as error:
-            raise TrainingFailed("start_failed", f"Ray refuses the job: {error}") from error
+        cluster.submit(self._id, entrypoint, env)
         self._logger.info(f"Submitted to Ray as job {self._id}")
 
     def _end_for_good(self) -> None:

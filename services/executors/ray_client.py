@@ -66,9 +66,9 @@ def _asked(question: Any) -> Any:
     try:
         return question()
     except (ConnectionError, requests.ConnectionError, requests.Timeout) as error:
-        raise Unreachable(_briefly(error)) from error
+        raise Unreachable(type(error).__name__) from error
     except AuthenticationError as error:
-        raise Refused(f"{_briefly(error)} Set RAY_AUTH_TOKEN to the token of the cluster.") from error
+        raise Refused(f"{_briefly(error)}. Set RAY_AUTH_TOKEN to the token of the cluster.") from error
     except (RuntimeError, requests.RequestException) as error:
         raise Refused(_briefly(error)) from error
 

@@ -246,6 +246,14 @@ def test_a_cluster_that_refuses_the_job_is_a_failure_to_start(
     assert "bad runtime_env" in str(failure)
 
 
+def test_a_cluster_that_refuses_whoever_asks_is_a_failure_to_start(cluster: PlayedCluster, run: Run) -> None:
+    cluster.refusal = Refused("HTTP status 403: invalid token")
+    failure = Task(executor(cluster), run).end()
+    assert isinstance(failure, TrainingFailed)
+    assert failure.reason == "start_failed"
+    assert "invalid token" in str(failure)
+
+
 def test_without_a_cluster_a_task_says_what_to_do(run: Run) -> None:
     failure = Task(RayExecutor(None), run).end()
     assert isinstance(failure, TrainingFailed)
