@@ -24,9 +24,9 @@ from services.storage.store import Store
 from services.storage.tables import log_entries, metadata, metric_points, notices
 from services.storage.writer import MAX_BATCH, UNSTORABLE, Writer
 from services.task_state import TaskState
+from tests.running_postgres import RunningPostgres
 from tests.services.builders import line, task_state, turn
-from tests.services.storage.conftest import EmptyStore, PostgresStore
-from tests.services.storage.running_postgres import RunningPostgres
+from tests.stores import EmptyStore, PostgresStore
 
 TIMEOUT_S = 30
 LOGGER = "services.storage.writer"
