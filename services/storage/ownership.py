@@ -27,8 +27,6 @@ from services.executors.supervisor import Process, boot_id, is_alive, read_statu
 
 CHANNEL: Final = "training_service"
 """Of the notifications that wake replicas. They carry nothing: what there is to see is in the tables."""
-_PATIENCE_MS = 1000
-"""How long a takeover waits for a transaction of its predecessor before the server is asked to end its session."""
 
 _LOOK = text(
     "SELECT epoch, process, address, runs, backend, "
@@ -95,6 +93,11 @@ class Terms:
     @property
     def renew_s(self) -> float:
         return self.lease_s / 3
+
+    @property
+    def patience_ms(self) -> int:
+        """How long a takeover waits for a transaction of its predecessor before the server is asked to end that."""
+        return int(min(1.0, self.renew_s) * 1000)
 
 
 class Ownership:
@@ -173,7 +176,7 @@ def take(connection: Connection, engine: Engine, terms: Terms, seen: Holder | No
         valid_until = time.monotonic() + terms.lease_s
         try:
             with connection.begin():
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_PATIENCE_MS}")
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {terms.patience_ms}")
                 row = connection.execute(_LOOK_ALONE).one_or_none()
                 now = None if row is None else Holder(*row)
                 if (now and now.epoch) != (seen and seen.epoch) or not may_take(now):
