@@ -30,8 +30,8 @@ Synchronous = Literal["OFF", "NORMAL", "FULL", "EXTRA"]
 BUSY_TIMEOUT_S = 10
 _ADVISORY_LOCK = 0x7472_6169_6E  # "train"
 """Held while the tables of a PostgreSQL store are made or changed; by releases before 0008, as long as they ran."""
-COPYING = "copying"
-"""The revision of a store that is being filled with another one's content, or that has got a part of it."""
+COPYING = "copying-"
+"""In front of the revision of a store that is being filled from another one, or has got a part of it."""
 _LIVENESS = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 """A server that is out of reach is missed within 20 s, not after the two hours of the system."""
 _MIGRATIONS = Path(__file__).parent / "migrations/versions"
@@ -44,6 +44,7 @@ class Database:
     Args:
         terms: how it is owned, on PostgreSQL.
         may_follow: where another process owns a PostgreSQL store, open it all the same, to read.
+        may_be_unfinished: open also what a copy has left that was broken off, if it was made by this release.
 
     Attributes:
         when_lost: called, by any thread and perhaps more than once, when another process has taken the store over.
@@ -60,8 +61,10 @@ class Database:
         synchronous: Synchronous = "NORMAL",
         terms: Terms | None = None,
         may_follow: bool = False,
+        may_be_unfinished: bool = False,
     ) -> None:
         self.url = make_url(url)
+        self._may_be_unfinished = may_be_unfinished
         self.terms = terms or Terms()
         self.when_lost: Callable[[], None] = lambda: None
         self.owner: Holder | None = None
@@ -90,10 +93,10 @@ class Database:
                 with self.engine.connect() as connection:
                     self.owner = look(connection)
                 if not (self._is_free(patient=may_follow) and self.take_over()) and not may_follow:
-                    raise StoreInUse(in_use(self._name))
+                    raise StoreInUse(in_use(self.name))
         except (DBAPIError, sqlite3.Error) as error:
             self.close()
-            raise StoreUnusable(f"The store {self._name} cannot be opened: {_in_one_line(error)}.") from error
+            raise StoreUnusable(f"The store {self.name} cannot be opened: {_in_one_line(error)}.") from error
         except BaseException:
             self.close()
             raise
@@ -302,7 +305,7 @@ class Database:
 
     def _migrate(self) -> None:
         with self.engine.connect() as connection:
-            if self._revision(connection) == SCHEMA_REVISION:
+            if self._revision(connection) in (SCHEMA_REVISION, COPYING + SCHEMA_REVISION):
                 return
         from services.storage.migrations import upgrade
 
@@ -338,27 +341,31 @@ class Database:
                 owner = look(connection) if inspect(connection).has_table("ownership") else None
                 connection.commit()
             except OperationalError as error:
-                raise StoreInUse(in_use(self._name)) from error
+                raise StoreInUse(in_use(self.name)) from error
             if not may_take(owner):
-                raise StoreInUse(in_use(self._name))
+                raise StoreInUse(in_use(self.name))
             yield
 
     def _check_revision(self, revision: str | None) -> None:
         """Raises: StoreUnusable: no migration of this program leads to it."""
-        if revision == COPYING:
+        if revision is not None and revision.startswith(COPYING):
+            if self._may_be_unfinished and revision == COPYING + SCHEMA_REVISION:
+                return
             raise StoreUnusable(
-                f"The store {self._name} holds a copy that was not finished. Make it again with "
-                "`python -m services.storage.copy`, which begins anew; what it was copied from is as it was."
+                f"The store {self.name} holds a copy that was not finished. Make it again with "
+                "`python -m services.storage.copy` of the same release, which begins anew; what it was copied from is "
+                "as it was."
             )
         known = {SCHEMA_REVISION, *(path.name.partition("_")[0] for path in _MIGRATIONS.glob("*.py"))}
         if revision is not None and revision not in known:
             raise StoreUnusable(
-                f"The store {self._name} is of a newer release (schema revision {revision!r}; this one knows up to "
+                f"The store {self.name} is of a newer release (schema revision {revision!r}; this one knows up to "
                 f"{SCHEMA_REVISION!r}). It was left as it is: run that release, or give this one a store of its own."
             )
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """For people; without its password."""
         return self.url.render_as_string(hide_password=True) if self._file is None else str(self._file.path)
 
 

@@ -16,6 +16,7 @@ from models.schemas import LogReading, MetricDefinition, TaskStatus
 from services.base_service import BaseService
 from services.errors import ReadReplica
 from services.events import Cursor
+from services.requests import unread
 from services.rereading import Rereading
 from services.storage import changes
 from services.storage.database import Database
@@ -215,7 +216,7 @@ def test_a_new_reading_of_a_log_is_shown(pair: Pair) -> None:
     pair.owner.log_queues["t"].put(line("dice=7", "t", parsed=True))
     pair.flush()
     reading = LogReading(metric_definitions=[MetricDefinition(name="dice", regex="dice=([0-9]+)")])
-    rereading = Rereading(pair.owner.get_task("t"), reading, keep=10)
+    rereading = Rereading(unread(pair.owner.get_task("t")), reading, keep=10)
     rereading.read(pair.owner.store.read_entries("t"))
     pair.owner._writer.submit(Reparse("t", rereading, rereading.parser.memory))
     pair.flush()
