@@ -37,8 +37,8 @@ class Settings(BaseSettings):
         le=3600,
         description="how long the owner of a PostgreSQL store may be silent before another service takes it over",
     )
-    public_url: str = Field(
-        default="", description="where replicas send who wants to change something; unset: HOST and PORT, as they are"
+    public_url: str | None = Field(
+        default=None, description="where replicas send who wants to change something; unset: HOST and PORT, as they are"
     )
     executor: Literal["auto", "thread", "process"] = Field(
         default="auto",

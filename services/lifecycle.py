@@ -45,6 +45,7 @@ from services.scheduler import Scheduler
 from services.state_machine import (
     FINISHED,
     INTERRUPTED,
+    MACHINE_LOST,
     STARTED,
     TIMEOUT,
     USER_STOP,
@@ -58,7 +59,6 @@ from trainer.errors import TrainingFailed, TrainingStopped
 
 logger = logging.getLogger(__name__)
 
-MACHINE_LOST = "machine_lost"
 ELSEWHERE = (
     "It was running on another machine, or with another STATE_DIR, when the service there was lost. Whether it still "
     "runs cannot be told from here. Resume it once it is known not to."

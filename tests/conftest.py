@@ -45,7 +45,7 @@ def _no_settings_from_outside() -> Iterator[None]:
 def postgres() -> Iterator[RunningPostgres]:
     """A PostgreSQL server that starts with the first test that needs it."""
     server = RunningPostgres()
-    execute(server.url("postgres"), "CREATE DATABASE store")
+    execute(server.url("postgres"), "CREATE DATABASE store", "CREATE DATABASE of_a_module")
     yield server
     server.stop()
 
@@ -58,6 +58,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         return SqliteStore(tmp_path)
     server: RunningPostgres = request.getfixturevalue("postgres")
     return PostgresStore(server)
+
+
+@pytest.fixture
+def store_settings(store: EmptyStore) -> dict[str, str]:
+    """What a service of its own is given to use `store`: nothing, where that is an SQLite file."""
+    if isinstance(store, SqliteStore):
+        return {}
+    return {"DATABASE_URL": store.url.render_as_string(hide_password=False)}
 
 
 @pytest.fixture(scope="session")

@@ -37,12 +37,11 @@ class SqliteStore(EmptyStore):
 
 
 class PostgresStore(EmptyStore):
-    """The database of the session, emptied: making a database takes longer than most tests."""
+    """A database of the session, emptied: making a database takes longer than most tests."""
 
-    _NAME = "store"
-
-    def __init__(self, server: RunningPostgres) -> None:
-        self.url = server.url(self._NAME)
+    def __init__(self, server: RunningPostgres, name: str = "store") -> None:
+        self._name = name
+        self.url = server.url(name)
         self._administration = server.url("postgres")
         execute(self.url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
 
@@ -51,11 +50,11 @@ class PostgresStore(EmptyStore):
         """The server cuts every connection to the database and lets nobody in."""
         execute(
             self._administration,
-            f"ALTER DATABASE {self._NAME} ALLOW_CONNECTIONS false",
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self._NAME}'",
+            f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS false",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self._name}'",
         )
         yield
-        execute(self._administration, f"ALTER DATABASE {self._NAME} ALLOW_CONNECTIONS true")
+        execute(self._administration, f"ALTER DATABASE {self._name} ALLOW_CONNECTIONS true")
 
 
 def execute(url: URL, *commands: str) -> None:

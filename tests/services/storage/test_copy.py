@@ -117,25 +117,22 @@ def test_what_comes_next_gets_the_numbers_that_it_would_have_got(full: URL, serv
 
 
 @settings(
-    max_examples=15, deadline=None, phases=NO_SHRINKING, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4, deadline=None, phases=NO_SHRINKING, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    messages=st.lists(TEXT, max_size=5),
-    metrics=st.dictionaries(TEXT, st.none() | NUMBER, min_size=1, max_size=4),
+    entries=st.lists(st.tuples(TEXT, st.dictionaries(TEXT, st.none() | NUMBER, min_size=1, max_size=4)), max_size=40),
     request=JSON,
 )
 def test_any_text_and_any_number_arrives(
-    server: PostgresStore, tmp_path: Path, messages: list[str], metrics: dict[str, Any], request: Any
+    server: PostgresStore, tmp_path: Path, entries: list[tuple[str, dict[str, Any]]], request: Any
 ) -> None:
     source, back = sqlite(tmp_path / "source.db"), sqlite(tmp_path / "back.db")
-    for url in (source, back):
-        Path(str(url.database)).unlink(missing_ok=True)
-        Path(f"{url.database}-wal").unlink(missing_ok=True)
-        Path(f"{url.database}.lock").unlink(missing_ok=True)
+    for file in tmp_path.iterdir():
+        file.unlink()
     execute(server.url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
     with closing(Database(source)) as database, database.writing() as connection:
-        connection.execute(insert(tasks), new_task_row(task_state("t", request=request)))
-        for seq, message in enumerate(messages, start=1):
+        connection.execute(insert(tasks), new_task_row(task_state("t", request={"value": request})))
+        for seq, (message, metrics) in enumerate(entries, start=1):
             entry = line(message, "t", metrics=metrics, seq=seq, stage="training")
             connection.execute(insert(log_entries), entry_row(entry))
     before = content(source)
