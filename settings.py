@@ -116,9 +116,11 @@ class Settings(BaseSettings):
 
     @property
     def address(self) -> str:
-        """Of this service, for people who have reached another one. Its own host may listen on every address."""
+        """Of this service, for people who have reached another one; empty where it is not known."""
         if self.public_url:
             return self.public_url
+        if not self.port:
+            return ""
         host = socket.gethostname() if self.host in ("0.0.0.0", "::", "") else self.host  # noqa: S104 - a comparison
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 

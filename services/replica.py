@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from services.errors import ServiceError
 from services.storage.changes import Changes, ChangeStore
 from services.storage.database import Database
-from services.storage.ownership import CHANNEL, Holder, may_take
+from services.storage.ownership import CHANNEL, may_take
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Replica:
         self._show, self._known, self._promote = show, known, promote
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
-        self._lapsed: Holder | None = None
+        self._lapsed: tuple[int, float] | None = None
         self._next_look = 0.0
         self._is_over = False
         self._closing = threading.Event()
@@ -139,19 +139,21 @@ class Replica:
     def _is_ours(self) -> bool:
         """Look at the lease now and then; whether it has been taken.
 
-        A deadline that has passed must be found so twice: after an outage of the server its owner is given the chance
+        A deadline that has passed must stay so for a while: after an outage of the server its owner is given the chance
         to come first.
         """
-        if time.monotonic() < self._next_look:
+        now = time.monotonic()
+        if now < self._next_look:
             return False
-        self._next_look = time.monotonic() + self._database.terms.renew_s
+        self._next_look = now + POLL_S
         owner = self._database.look()
-        is_due = may_take(owner)
-        if is_due and (owner is None or owner.is_gone or self._is_same(owner)):
-            logger.info("The owner of the store is gone: taking it over")
-            return self._database.take_over()
-        self._lapsed = owner if is_due else None
-        return False
-
-    def _is_same(self, owner: Holder) -> bool:
-        return self._lapsed is not None and self._lapsed.epoch == owner.epoch
+        if not may_take(owner):
+            self._lapsed = None
+            return False
+        if owner is not None and not owner.is_gone:
+            if self._lapsed is None or self._lapsed[0] != owner.epoch:
+                self._lapsed = (owner.epoch, now)
+            if now - self._lapsed[1] < self._database.terms.renew_s:
+                return False
+        logger.info("The owner of the store is gone: taking it over")
+        return self._database.take_over()

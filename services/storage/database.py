@@ -92,8 +92,10 @@ class Database:
                 self._migrate()
                 with self.engine.connect() as connection:
                     self.owner = look(connection)
-                if not (self._is_free(patient=may_follow) and self.take_over()) and not may_follow:
-                    raise StoreInUse(in_use(self.name))
+                if not (self._is_free(patient=may_follow) and self.take_over()):
+                    may_follow &= self.owner is None or not self.owner.is_same_as(self.terms)
+                    if not may_follow:
+                        raise StoreInUse(in_use(self.name))
         except (DBAPIError, sqlite3.Error) as error:
             self.close()
             raise StoreUnusable(f"The store {self.name} cannot be opened: {_in_one_line(error)}.") from error

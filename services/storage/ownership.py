@@ -72,6 +72,11 @@ class Holder:
     remaining_s: float
     is_released: bool
 
+    def is_same_as(self, terms: Terms) -> bool:
+        """Whether it is of this service: workers of one server have one address."""
+        is_here = self.process.startswith(f"{_machine()} ") and not self.is_gone
+        return is_here and bool(self.address) and self.address == terms.address
+
     @property
     def is_gone(self) -> bool:
         """It is certain that it will not write again: nobody need wait for the deadline."""

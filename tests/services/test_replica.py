@@ -36,9 +36,8 @@ class Pair:
 
     def __init__(self, store: PostgresStore) -> None:
         self.store = store
-        terms = Terms(60, "http://owner")
-        self.owner = BaseService(Database(store.url, terms=terms))
-        self.replica = BaseService(Database(store.url, terms=terms, may_follow=True))
+        self.owner = BaseService(Database(store.url, terms=Terms(60, "http://owner")))
+        self.replica = BaseService(Database(store.url, terms=Terms(60, "http://replica"), may_follow=True))
 
     def follow(self) -> None:
         assert self.replica.replica is not None

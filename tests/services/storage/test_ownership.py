@@ -33,7 +33,7 @@ def store(postgres: RunningPostgres) -> PostgresStore:
 
 
 def opened(store: PostgresStore, lease_s: float = 60) -> Database:
-    return Database(store.url, terms=Terms(lease_s, "http://here"), may_follow=True)
+    return Database(store.url, terms=Terms(lease_s), may_follow=True)
 
 
 def test_an_owner_is_one_for_longer_than_a_lease(store: PostgresStore) -> None:
@@ -137,6 +137,29 @@ def test_a_session_that_was_cut_is_opened_again_by_the_owner(store: PostgresStor
 def test_a_tool_is_refused_while_a_service_lives(store: PostgresStore) -> None:
     with closing(opened(store)), pytest.raises(StoreInUse):
         Database(store.url)
+
+
+def test_another_worker_of_the_same_server_is_refused(store: PostgresStore) -> None:
+    """`uvicorn --workers 2`: half of all changes would be refused by a replica at the same address."""
+    terms = Terms(60, "http://127.0.0.1:8000")
+    with closing(Database(store.url, terms=terms, may_follow=True)):
+        with pytest.raises(StoreInUse, match="--workers"):
+            Database(store.url, terms=terms, may_follow=True)
+        Database(store.url, terms=Terms(60, "http://127.0.0.1:8001"), may_follow=True).close()
+
+
+def test_an_owner_that_cannot_renew_is_soon_not_sure_any_more(store: PostgresStore) -> None:
+    with closing(opened(store, LEASE_S)) as owner:
+        assert owner.is_surely_owner
+        with store.refusing_writes():
+            deadline = time.monotonic() + 30
+            while owner.is_surely_owner:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert owner.is_owner
+        while not owner.is_surely_owner:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 class Holder:
