@@ -154,7 +154,6 @@ class Lifecycle(BaseService):
             self._writer.start()
             self._resume_queue()
             self.replica = None
-            logger.info("This service owns the store now")
         except Exception:
             logger.critical("The store could not be taken up; this service ends", exc_info=True)
             self._step_down()
@@ -171,7 +170,7 @@ class Lifecycle(BaseService):
             self._has_lost = self._closing = True
             trainings = list(self._trainings.values())
             self._trainings.clear()
-        logger.critical("Another service has taken the store over. This one writes nothing any more, and ends.")
+        logger.critical("Another service has taken the store over. This one writes nothing any more, and steps down.")
         self._writer.refuse(self._database.read_replica)
         self._executors.detach()
         for training in trainings:

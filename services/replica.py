@@ -57,6 +57,9 @@ class Replica:
 
     def start(self) -> None:
         """From now on, follow."""
+        owner = self._database.owner
+        where = f", {owner.address}," if owner and owner.address else ""
+        logger.warning("Another service%s owns the store: this one is a read replica", where)
         self._thread.start()
 
     def close(self) -> None:
@@ -155,5 +158,7 @@ class Replica:
                 self._lapsed = (owner.epoch, now)
             if now - self._lapsed[1] < self._database.terms.renew_s:
                 return False
-        logger.info("The owner of the store is gone: taking it over")
-        return self._database.take_over()
+        if not self._database.take_over():
+            return False
+        logger.warning("The owner of the store is gone: this service takes its place")
+        return True

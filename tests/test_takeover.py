@@ -90,10 +90,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def service(folder: Path, store: PostgresStore, **settings: str) -> Iterator[ServiceProcess]:
+def service(
+    folder: Path, store: PostgresStore, *, program: tuple[str, ...] = (APP,), **settings: str
+) -> Iterator[ServiceProcess]:
     url = store.url.render_as_string(hide_password=False)
     environment = {"ALLOW_COMMANDS": "true", "DATABASE_URL": url, "LEASE_SECONDS": "1.5", **settings}
-    with ServiceProcess(APP, folder=folder, **environment) as process:
+    with ServiceProcess(*program, folder=folder, **environment) as process:
         yield process.start()
 
 
@@ -115,9 +117,19 @@ def start(process: ServiceProcess, folder: Path, task_id: str = "t", **changes: 
     return httpx.post(f"{process.url}{TRAINING}/start", json=body, timeout=30)
 
 
+def page(process: ServiceProcess, query: str) -> list[dict[str, Any]]:
+    """Lines of the task."""
+    answer = httpx.get(f"{process.url}{TRAINING}/t/logs/history?{query or 'limit=1000'}", timeout=30)
+    entries: list[dict[str, Any]] = answer.json()["entries"]
+    return entries
+
+
+def last_line(process: ServiceProcess) -> dict[str, Any]:
+    return page(process, "before=1000000&limit=1")[-1]
+
+
 def says(process: ServiceProcess, number: int) -> bool:
-    answer = httpx.get(f"{process.url}{TRAINING}/t/logs/history?contains=Dice: {number}&limit=1000", timeout=30)
-    return any(entry["message"] == f"Dice: {number}" for entry in answer.json()["entries"])
+    return any(entry["message"] == f"Dice: {number}" for entry in page(process, f"contains=Dice: {number}"))
 
 
 def assert_every_line_once(seen: list[Seen]) -> None:
@@ -177,6 +189,28 @@ def test_an_owner_that_was_stopped_for_too_long_becomes_a_replica_and_kills_noth
         late = Viewer(first.url)
         assert late.to_the_end() == viewer.seen
         assert len((folder / "begun").read_text().split()) == 1
+
+
+def test_a_training_in_a_thread_of_a_stopped_owner_goes_on_elsewhere_and_only_there(
+    folder: Path, store: PostgresStore, body: dict[str, Any]
+) -> None:
+    with (
+        service(folder, store, program=("-m", "tests.service_process")) as first,
+        service(folder, store, program=("-m", "tests.service_process")) as second,
+    ):
+        httpx.post(f"{first.url}{TRAINING}/start", json={**body, "task_id": "t"}, timeout=30).raise_for_status()
+        wait(lambda: last_line(second)["id"] > 10, "it does not begin")
+        os.kill(first.pid, signal.SIGSTOP)
+        wait(lambda: last_line(second).get("attempt") == 2, "it does not go on")
+        os.kill(first.pid, signal.SIGCONT)
+        wait(lambda: any("Starting again, as a read replica" in line for line in first.output), "it did not step down")
+        reached = last_line(second)["id"]
+        wait(lambda: last_line(second)["id"] > reached + 10, "it stands still")
+        attempts = [entry.get("attempt", 1) for entry in page(second, "")]
+        assert attempts == sorted(attempts)
+        numbers = [entry["message"] for entry in page(second, "") if entry.get("attempt") == 2]
+        printed = [message for message in numbers if message.startswith("line ")]
+        assert printed == [f"line {number}" for number in range(1, len(printed) + 1)]
 
 
 def test_a_process_of_another_machine_is_left_alone(folder: Path, store: PostgresStore) -> None:

@@ -210,7 +210,7 @@ def wait_until_one_owns(among: list[Holder]) -> Holder:
     raise AssertionError("nobody owns the store")
 
 
-PAUSES = 10
+PAUSES = 8
 
 
 def test_however_owners_are_paused_no_old_epoch_writes_after_a_new_one(store: PostgresStore) -> None:
