@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from api import docs, errors
 from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
 from api.console import LOG_CONFIG
 from api.prepared_status import PreparedStatus
+from api.read_replica import ReplicaGuard
 from api.routers import (
     alerts,
     dashboard,
@@ -52,6 +54,7 @@ from services.memory import collect_seldom, limit_arenas
 from services.paths import PathPolicy
 from services.scheduler import Scheduler
 from services.storage.database import Database
+from services.storage.ownership import Terms
 from services.training_service import TrainingService
 from settings import Settings
 
@@ -81,6 +84,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         sys.setswitchinterval(GIL_SWITCH_S)
         limit_arenas()
         app.state.service = service = await run_in_threadpool(build_service, configured, executor)
+        service.when_lost = app.state.end
         app.state.save_roots = PathPolicy(save_roots=configured.save_roots).roots.save
         app.state.history = MetricHistory(service.series, service.ask_for_buckets)
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
@@ -103,9 +107,11 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         docs_url=None,  # FastAPI's own pages run whatever a server elsewhere hands out
         redoc_url=None,
     )
+    app.state.end = partial(os.kill, os.getpid(), signal.SIGTERM)
     errors.install(app)
     app.state.tokens = tokens = Tokens([token.get_secret_value() for token in configured.api_tokens])
     app.add_middleware(PreparedStatus, state=app.state)
+    app.add_middleware(ReplicaGuard, state=app.state)
     app.add_middleware(
         RequestGuard,
         hosts=(configured.host, *configured.allowed_hosts),
@@ -145,11 +151,18 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
 def build_service(settings: Settings, executor: Executor | None = None) -> TrainingService:
     """Open the store and the service on it, and take up the queue that an earlier process left.
 
+    Where another service owns a PostgreSQL store, this one is a read replica of it.
+
     Raises:
-        StoreInUse: another service process owns the store.
+        StoreInUse: another service process owns the SQLite store.
         StoreUnusable: it cannot be opened.
     """
-    database = Database(settings.store_url, synchronous=settings.sqlite_synchronous)
+    database = Database(
+        settings.store_url,
+        synchronous=settings.sqlite_synchronous,
+        terms=Terms(settings.lease_seconds, settings.address),
+        may_follow=True,
+    )
     keep_private(settings.state_dir)
     paths = PathPolicy(settings.data_roots, settings.save_roots)
     service = TrainingService(
@@ -200,11 +213,20 @@ def route_table(app: FastAPI) -> dict[str, dict[str, str]]:
 
 
 class Server(uvicorn.Server):
-    """Lets the system drop connections that are stalled, and trainings stop while connections are closed."""
+    """Lets the system drop connections that are stalled, and trainings stop while connections are closed.
+
+    Attributes:
+        is_replaced: another service has taken the store over, so this one ends.
+    """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
+        self.is_replaced = False
+        app.state.end = self._end
+
+    def _end(self) -> None:
+        self.is_replaced = self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -235,7 +257,11 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
 
 
 def main(executor: Executor | None = None) -> int:
-    """Run the service until SIGTERM or Ctrl-C; 0 if it ended as it should."""
+    """Run the service until SIGTERM or Ctrl-C; 0 if it ended as it should.
+
+    One whose store another service has taken over begins anew in the same process, and follows that one: nothing of
+    what it was doing, or knew, is left.
+    """
     try:
         settings = Settings()
     except ValidationError as error:
@@ -250,6 +276,9 @@ def main(executor: Executor | None = None) -> int:
     app = create_app(settings, executor)
     server = Server(server_config(settings, app), app)
     server.run()
+    if server.is_replaced:
+        logger.warning("Starting again, as a read replica")
+        os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - this program, as it was called
     return 0 if server.started else 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,15 @@ class Settings(BaseSettings):
     )
     sqlite_synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = Field(
         default="NORMAL", description="FULL keeps the last moments in a power loss too; NORMAL loses nothing in a crash"
+    )
+    lease_seconds: float = Field(
+        default=15,
+        ge=1,
+        le=3600,
+        description="how long the owner of a PostgreSQL store may be silent before another service takes it over",
+    )
+    public_url: str | None = Field(
+        default=None, description="where replicas send who wants to change something; unset: HOST and PORT, as they are"
     )
     executor: Literal["auto", "thread", "process", "ray"] = Field(
         default="auto",
@@ -122,6 +132,16 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def address(self) -> str:
+        """Of this service, for people who have reached another one; empty where it is not known."""
+        if self.public_url:
+            return self.public_url
+        if not self.port:
+            return ""
+        host = socket.gethostname() if self.host in ("0.0.0.0", "::", "") else self.host  # noqa: S104 - a comparison
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def store_url(self) -> str:

@@ -534,6 +534,9 @@ class HealthResponse(BaseModel):
     version: str
     running: int = Field(description="tasks that are training now")
     queued: int = Field(description="tasks that wait for a device")
+    role: Literal["owner", "replica"] = Field(
+        default="owner", description="whether things can be changed here, or only seen"
+    )
     storage: str = Field(description="ok, or why writing waits")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -21,12 +21,14 @@ import anyio.to_thread
 
 from models.schemas import TaskStatus
 from services.errors import StorageUnavailable, TaskConflict, TaskNotFound
-from services.events import EventLog
+from services.events import Cursor, EventLog
 from services.log_entry import LogEntry, Reading, decode_frame, encode_frame, narrow, to_wire
 from services.log_queue import Chunk, LogQueue, join
+from services.replica import Replica
+from services.storage.changes import Changes
 from services.storage.database import Database
 from services.storage.events import EventStore
-from services.storage.notices import ALERT, DELETED
+from services.storage.notices import ALERT, DELETED, RESET
 from services.storage.operations import Apply, Committed, CreateTask, DeleteTask, Notice, Seal
 from services.storage.series import SeriesStore
 from services.storage.store import Store
@@ -72,6 +74,8 @@ class LogHistory(Mapping[str, list[dict[str, Any]]]):
 class BaseService:
     """Owns the live tasks: their states, log queues and followers.
 
+    Where another process owns the store, it only shows what that one does, until it takes its place (`Replica`).
+
     Attributes:
         tasks: state of every task that has not ended. Replaced, never changed, after each commit.
         log_queues: the live log of the same tasks; `put` takes a line, viewers follow it.
@@ -79,6 +83,7 @@ class BaseService:
         events: what happens to all tasks, in one order.
         series: the points of their metrics.
         alert_counts: how often alerts have fired for each task.
+        replica: what follows the owner of the store; `None` in the service that is the owner.
     """
 
     def __init__(self, database: Database) -> None:
@@ -92,7 +97,16 @@ class BaseService:
         self.series = SeriesStore(database)
         self.alert_counts = Counter(EventStore(database).count_alerts())
         self._writer = Writer(database, states=self.tasks.__getitem__, publish=self._publish, announce=self._announce)
-        self._writer.start()
+        self.replica: Replica | None = None
+        if database.is_owner:
+            self._writer.start()
+        else:
+            self._writer.refuse(database.read_replica)
+            self.replica = Replica(
+                database, show=self._show_changes, known=lambda: list(self.tasks), promote=self._become_owner
+            )
+            self.replica.catch_up()
+            self.events.catch_up_first = self._catch_up
 
     @property
     def database(self) -> Database:
@@ -100,14 +114,17 @@ class BaseService:
 
     @property
     def storage_degraded(self) -> str | None:
-        """Why log lines wait to be stored; `None` while they do not."""
-        return self._writer.degraded
+        """Why log lines wait to be stored, or those of another service cannot be seen; `None` while neither is so."""
+        replica = self.replica
+        return self._writer.degraded if replica is None else replica.trouble
 
     def close(self) -> bool:
         """Commit every line that was added and let go of the store.
 
         False where it refused to the end. The writer still tries, so the store stays this process's own.
         """
+        if self.replica is not None:
+            self.replica.close()
         committed = self._writer.close(CLOSE_TIMEOUT_S)
         if committed:
             self._database.close()
@@ -154,11 +171,15 @@ class BaseService:
                 self._writer.submit(DeleteTask(task_id), wait_for_space=False)
 
     def adopt(self, state: TaskState) -> None:
-        """Make a stored task live again: after a restart, or to resume it."""
-        queue = LogQueue(state.task_id, self._writer, last_seq=state.last_seq, attempt=state.attempt)
+        """Make a stored task live again: after a restart, to resume it, or in the place of an owner that is gone."""
         with self._lock:
             self.tasks[state.task_id] = state
-            self.log_queues[state.task_id] = queue
+            queue = self.log_queues.get(state.task_id)
+            if queue is None:
+                queue = LogQueue(state.task_id, self._writer, last_seq=state.last_seq, attempt=state.attempt)
+                self.log_queues[state.task_id] = queue
+            else:  # it has followers already
+                queue.begin_writing(state.attempt)
 
     def add_log(
         self,
@@ -202,7 +223,8 @@ class BaseService:
             TimeoutError: the store does not take what was added.
             StorageUnavailable: it cannot be read, or the service is closed.
         """
-        self._writer.flush(WRITE_TIMEOUT_S)
+        if self.replica is None:
+            self._writer.flush(WRITE_TIMEOUT_S)
         try:
             return self.log_history[task_id]
         except KeyError:
@@ -224,12 +246,17 @@ class BaseService:
         known = queue.last_seq if queue else 0
         if after > known and after > await anyio.to_thread.run_sync(self._count_lines, task_id):
             after = 0  # a cursor of an earlier task of the same id, since deleted
+        is_up_to_date = self.replica is None
         while queue is None:
             page = await anyio.to_thread.run_sync(self._read_page, task_id, after)
-            if not page.frames:
+            if page.frames:
+                after += len(page.frames)
+                yield _narrow(page, metrics)
+            elif is_up_to_date:
                 return
-            after += len(page.frames)
-            yield _narrow(page, metrics)
+            else:  # it may have begun a moment ago
+                await anyio.to_thread.run_sync(self._catch_up)
+                is_up_to_date = True
             queue = self.log_queues.get(task_id)  # it may have been resumed
         while True:
             ended = queue.ended  # asked before reading: the last frame may come in between
@@ -357,12 +384,73 @@ class BaseService:
                 queue.publish(task.frames, ended=ended)
             self.events.publish(task)
 
+    @property
+    def is_owner(self) -> bool:
+        """Whether things can be changed here; else another service owns the store."""
+        return self.replica is None and self._database.is_owner
+
+    def _become_owner(self) -> None:
+        """The store is this process's own now, and everything that others have written is shown: write from here on."""
+        self._writer.start()
+        self.replica = None
+
+    def _catch_up(self) -> None:
+        replica = self.replica
+        if replica is not None:
+            replica.catch_up()
+
+    def _show_changes(self, changes: Changes) -> None:
+        """Show what another process has committed, as `_publish` and `_announce` show this one's own."""
+        deleted = {notice.task_id for notice in changes.notices if notice.kind == DELETED}
+        if not changes.is_whole:
+            deleted |= self.tasks.keys() - changes.states.keys()
+            self.alert_counts = Counter(EventStore(self._database).count_alerts())
+        for task_id in deleted:
+            with self._lock:
+                queue = self.log_queues.pop(task_id, None)
+                self.tasks.pop(task_id, None)
+            if queue is not None:
+                queue.publish([], ended=True)
+        lines: defaultdict[str, list[LogEntry]] = defaultdict(list)
+        for _, entry in changes.lines:
+            lines[entry.task_id].append(entry)
+        reread = {notice.task_id for notice in changes.notices if notice.kind == RESET}
+        for task_id, state in changes.states.items():
+            frames = [encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in lines[task_id]]
+            self._show_task(state, frames, skip=not changes.is_whole or task_id in reread)
+        for notice in changes.notices:
+            self._count_alert(notice)
+        self.events.catch_up(changes.lines, changes.notices, Cursor(changes.row, changes.notice))
+
+    def _show_task(self, state: TaskState, frames: Sequence[bytes], *, skip: bool) -> None:
+        """Args: frames: its new lines. skip: have followers read them from the store instead."""
+        task_id, ended = state.task_id, state.status.is_terminal
+        with self._lock:
+            queue = self.log_queues.get(task_id)
+            if queue is None:
+                if ended:
+                    return
+                queue = LogQueue(task_id, self._writer, last_seq=state.last_seq - len(frames), attempt=state.attempt)
+            if ended:
+                self.tasks.pop(task_id, None)
+                self.log_queues.pop(task_id, None)
+            else:
+                self.tasks[task_id] = state
+                self.log_queues[task_id] = queue
+            if skip or state.last_seq != queue.last_seq + len(frames):
+                queue.skip_to(state.last_seq, ended=ended)
+            else:
+                queue.publish(frames, ended=ended)
+
     def _announce(self, notice: Notice) -> None:
+        self._count_alert(notice)
+        self.events.announce(notice)
+
+    def _count_alert(self, notice: Notice) -> None:
         if notice.kind == ALERT:
             self.alert_counts[notice.task_id] += 1
         elif notice.kind == DELETED:
             self.alert_counts.pop(notice.task_id, None)
-        self.events.announce(notice)
 
     def _rewrite(self, state: TaskState, frames: Sequence[bytes]) -> None:
         """Show another reading of a task's lines; of one that has ended, the store alone knows."""

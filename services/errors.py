@@ -108,11 +108,32 @@ class StorageUnavailable(ServiceError, OSError):
     code = "storage_unavailable"
 
 
+class ReadReplica(StorageUnavailable):
+    """This service only shows what another one, the owner of the store, does."""
+
+    code = "read_replica"
+
+    def __init__(self, owner: str, retry_after_s: int) -> None:
+        where = f"the one that changes things is {owner}" if owner else "another one changes things"
+        super().__init__(
+            f"This service is a read replica: {where}. Ask there; or try again here in {retry_after_s} s, in case the "
+            "owner is gone and this one has taken its place."
+        )
+        self.retry_after_s = retry_after_s
+
+
 class StoreInUse(ServiceError, RuntimeError):
     """Another service process owns this store; two would give the same line two numbers."""
 
     status_code = 503
     code = "store_in_use"
+
+
+class OwnershipLost(StoreInUse):
+    """Another service has taken this store over: nothing more may be written, for good."""
+
+    def __init__(self) -> None:
+        super().__init__("Another service has taken the store over, because this one did not renew its lease in time.")
 
 
 class StoreUnusable(ServiceError, RuntimeError):

@@ -88,10 +88,14 @@ class EventLog:
     """Owns the ring. The writer thread publishes; followers of any event loop read.
 
     Events are made only while somebody follows; who comes later reads what was missed from the store.
+
+    Attributes:
+        catch_up_first: called before a cursor is said to be void: in a replica, the owner's viewers may be ahead.
     """
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
+        self.catch_up_first: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
         self._wakeup = Wakeup()
         self._followers = 0
@@ -120,13 +124,26 @@ class EventLog:
         cursor = Cursor(self._end.row, notice.id)
         self._extend(first=cursor, last=cursor, events=lambda: [notice_event(notice, cursor.row)])
 
+    def catch_up(self, lines: Sequence[tuple[int, LogEntry]], notices: Sequence[Notice], end: Cursor) -> None:
+        """Show what another process has committed. Who is not given all of it, or any, reads it from the store.
+
+        Args:
+            lines: each with its row, in that order.
+            end: of somebody who has seen everything.
+        """
+        made = _in_order(lines, notices, self._end)[0] if self._followers else []
+        self._show(made, end)
+
     def _extend(self, *, first: Cursor, last: Cursor, events: Callable[[], Sequence[Event]]) -> None:
         is_next = sum(first) == sum(self._end) + 1
         made = events() if self._followers and is_next else []
+        self._show(made, last if is_next else None)
+
+    def _show(self, made: Sequence[Event], end: Cursor | None) -> None:
         with self._lock:
-            if not is_next:  # a commit whose answer was lost: the store knows
-                last = Cursor(*self._store.last_event())
-            self._end = last
+            if end is None:  # a commit whose answer was lost: the store knows
+                end = Cursor(*self._store.last_event())
+            self._end = end
             if not made:
                 self._forget()
             for event in made:
@@ -161,7 +178,9 @@ class EventLog:
         with self._lock:
             self._followers += 1
         try:
-            if cursor.row > self._end.row or cursor.notice > self._end.notice:
+            if self._is_beyond_end(cursor):
+                await anyio.to_thread.run_sync(self.catch_up_first)
+            if self._is_beyond_end(cursor):
                 cursor = self._end
                 yield encode_event(str(cursor), RESET, {})
             while True:
@@ -189,6 +208,9 @@ class EventLog:
                 if not self._followers:
                     self._forget()
 
+    def _is_beyond_end(self, cursor: Cursor) -> bool:
+        return cursor.row > self._end.row or cursor.notice > self._end.notice
+
     def _is_behind(self, cursor: Cursor) -> bool:
         return self._end != cursor
 
@@ -205,19 +227,27 @@ class EventLog:
         """A page of events behind `after`, none behind `end`; and the cursor of who has seen it."""
         lines = self._store.read_lines(after.row, end.row, task_ids, PAGE)
         reached = lines[-1][0] if len(lines) == PAGE else end.row
-        notices = self._store.read_notices(after.notice, end.notice, reached)
-        events: list[Event] = []
-        cursor = after
-        for row, entry in lines:
-            while notices and notices[0].after_row < row:
-                cursor = Cursor(max(cursor.row, notices[0].after_row), notices[0].id)
-                events.append(notice_event(notices.pop(0), cursor.row))
-            cursor = Cursor(row, cursor.notice)
-            events.append(line_event(entry, cursor))
-        for notice in notices:
-            cursor = Cursor(max(cursor.row, notice.after_row), notice.id)
-            events.append(notice_event(notice, cursor.row))
+        events, cursor = _in_order(lines, self._store.read_notices(after.notice, end.notice, reached), after)
         return events, Cursor(reached, max(cursor.notice, end.notice if reached == end.row else cursor.notice))
+
+
+def _in_order(
+    lines: Sequence[tuple[int, LogEntry]], notices: Sequence[Notice], after: Cursor
+) -> tuple[list[Event], Cursor]:
+    """The events of lines, each with its row, and of notices; and the cursor of the last one."""
+    waiting = deque(notices)
+    events: list[Event] = []
+    cursor = after
+    for row, entry in lines:
+        while waiting and waiting[0].after_row < row:
+            cursor = Cursor(max(cursor.row, waiting[0].after_row), waiting[0].id)
+            events.append(notice_event(waiting.popleft(), cursor.row))
+        cursor = Cursor(row, cursor.notice)
+        events.append(line_event(entry, cursor))
+    for notice in waiting:
+        cursor = Cursor(max(cursor.row, notice.after_row), notice.id)
+        events.append(notice_event(notice, cursor.row))
+    return events, cursor
 
 
 def _head(events: Sequence[Event]) -> list[Event]:

@@ -6,6 +6,7 @@ Every change of a status goes through here. Which ones there are is said in `sta
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 import traceback
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
+from sqlalchemy.exc import DBAPIError
 
 from models.schemas import (
     AnyRequest,
@@ -24,7 +26,7 @@ from models.schemas import (
     TaskStatus,
     TrainingRequest,
 )
-from services.base_service import BaseService
+from services.base_service import FLUSH_TIMEOUT_S, BaseService
 from services.checks import check_allowed, resolve_device
 from services.deadlines import Deadlines
 from services.devices import CPU, FILE, Gpu
@@ -43,6 +45,7 @@ from services.scheduler import Scheduler
 from services.state_machine import (
     FINISHED,
     INTERRUPTED,
+    MACHINE_LOST,
     STARTED,
     TIMEOUT,
     USER_STOP,
@@ -56,6 +59,10 @@ from trainer.errors import TrainingFailed, TrainingStopped
 
 logger = logging.getLogger(__name__)
 
+ELSEWHERE = (
+    "It was running on another machine, or with another STATE_DIR, when the service there was lost. Whether it still "
+    "runs cannot be told from here. Resume it once it is known not to."
+)
 INTERRUPTION = "The service ended during this training."
 LAST_MESSAGE = "任务结束"
 """Message of every task's last line; deployed clients print it."""
@@ -78,6 +85,9 @@ class Lifecycle(BaseService):
         paths: where requests may read and write.
         runs_dir: in it, each task that runs gets a folder of the service's own.
         allow_commands: run programs that requests name.
+
+    Attributes:
+        when_lost: called once another service has taken the store over: this one can only end.
     """
 
     def __init__(
@@ -101,13 +111,22 @@ class Lifecycle(BaseService):
         self._trainings: dict[str, LiveTraining] = {}
         self._deadlines = Deadlines(self._expire)
         self._closing = False
+        self._has_lost = False
+        self.when_lost: Callable[[], None] = lambda: None
+        database.when_lost = self._step_down
 
     def resume_queue(self) -> None:
-        """Take up what an earlier service process left.
+        """Take up what an earlier service process left. Where another one owns the store, follow it instead.
 
         Queued tasks wait again. What has outlived that process is read on; other trainings begin again, at their
         last checkpoint, as often as they may.
         """
+        if self.replica is not None:
+            self.replica.start()
+        else:
+            self._resume_queue()
+
+    def _resume_queue(self) -> None:
         self._scheduler.set_limits(self.store.device_limits())
         for state in self.store.active_tasks():
             self.adopt(state)
@@ -124,6 +143,40 @@ class Lifecycle(BaseService):
                     self._note(LogEntry(state.task_id, "ERROR", LAST_MESSAGE, change=failure))
         with self._lock:
             self._dispatch()
+        if self._database.ownership is not None:
+            with suppress(TimeoutError, StorageUnavailable, DBAPIError):  # else the next one looks at each task again
+                self._writer.flush(FLUSH_TIMEOUT_S)
+                self._database.ownership.settle(self._place)
+
+    def _become_owner(self) -> None:
+        """As `resume_queue` at the start of a service, while this one has viewers already."""
+        try:
+            self._writer.start()
+            self._resume_queue()
+            self.replica = None
+        except Exception:
+            logger.critical("The store could not be taken up; this service ends", exc_info=True)
+            self._step_down()
+
+    def _step_down(self) -> None:
+        """Another service owns the store: write nothing, end nothing that is its business now, and let the process end.
+
+        Trainings in threads of this process stop; they have begun again elsewhere, and every checkpoint of theirs waits
+        for lines that cannot be stored.
+        """
+        with self._lock:
+            if self._has_lost:
+                return
+            self._has_lost = self._closing = True
+            trainings = list(self._trainings.values())
+            self._trainings.clear()
+        logger.critical("Another service has taken the store over. This one writes nothing any more, and steps down.")
+        self._writer.refuse(self._database.read_replica)
+        self._executors.detach()
+        for training in trainings:
+            if not training.executor.survives_restart:
+                training.stop.set()
+        self.when_lost()
 
     def _take_up(self, state: TaskState) -> None:
         """Queue again what waited; read on, or begin again, what ran. Call with the lock held."""
@@ -139,12 +192,27 @@ class Lifecycle(BaseService):
             training.stop_reason = state.reason or USER_STOP
         if not has_begun:
             self._wait_for_device(state)
+        elif training.executor.survives_restart and self._is_elsewhere(state):
+            self._note(LogEntry(task_id, "ERROR", ELSEWHERE))
+            self._end(task_id, TaskStatus.FAILED, MACHINE_LOST, error=ELSEWHERE)
         elif training.executor.survives_restart:
             training.position, training.is_resumed = position, True
             self._scheduler.adopt(task_id, device=state.device)
             self._start(task_id, state.device)
         else:
             self._interrupt(task_id)
+
+    def _is_elsewhere(self, state: TaskState) -> bool:
+        """Whether a process of another machine, or of another STATE_DIR, runs it: it can neither be read nor ended."""
+        ownership = self._database.ownership
+        if ownership is None or ownership.runs_before in ("", self._place) or state.task_type == IMPORT:
+            return False
+        return not self._run_dir(state.task_id, state.attempt).exists()
+
+    @property
+    def _place(self) -> str:
+        """Where this service's processes are."""
+        return f"{socket.gethostname()}:{self._runs_dir.resolve()}"
 
     def _wait_for_device(self, state: TaskState) -> None:
         """Put a stored task into the queue, as far as it is still allowed and possible. Call with the lock held."""
@@ -275,7 +343,8 @@ class Lifecycle(BaseService):
             if not training.is_resumed:  # what the request names may lead elsewhere by now
                 check_allowed(training.request, self._paths, allow_commands=self._allow_commands)
                 self.flush_log(task_id)  # the next service must know of whatever is running
-            training.executor.run(self._run(task_id, training, device), trainer_logger, training.stop.is_set)
+            run = self._run(task_id, training, device)
+            training.executor.run(run, trainer_logger, lambda: self._is_to_stop(training))
         except Detached:
             return  # it lives on, and the next service reads on
         except TrainingStopped:
@@ -311,11 +380,17 @@ class Lifecycle(BaseService):
             finally:
                 self._dispatch()
 
+    def _is_to_stop(self, training: LiveTraining) -> bool:
+        """A process may be another service's by now: it is ended only by the owner of the store."""
+        is_ours = not training.executor.survives_restart or self._database.is_surely_owner
+        return training.stop.is_set() and is_ours
+
+    def _run_dir(self, task_id: str, attempt: int) -> Path:
+        return self._runs_dir / task_id / (f"attempt-{attempt}" if attempt > 1 else "")
+
     def _run(self, task_id: str, training: LiveTraining, device: str) -> Run:
         """Raises: TrainingFailed: the task's folder cannot be made."""
-        run_dir = self._runs_dir / task_id
-        if training.attempt > 1:
-            run_dir /= f"attempt-{training.attempt}"
+        run_dir = self._run_dir(task_id, training.attempt)
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -89,6 +89,19 @@ class LogQueue:
             self.ended = ended
         self._wakeup.notify()
 
+    def skip_to(self, last_seq: int, *, ended: bool) -> None:
+        """Say that there are lines up to this one, which every follower reads from the store."""
+        with self._lock:
+            self._ring.clear()
+            self.last_seq = last_seq
+            self._changes += 1
+            self.ended = ended
+        self._wakeup.notify()
+
+    def begin_writing(self, attempt: int) -> None:
+        """What another process has written so far, this one goes on with."""
+        self._attempt = attempt
+
     def rewrite(self, frames: Sequence[bytes]) -> None:
         """Show the same last lines as they are read now to whoever comes for them. Called by the writer thread."""
         with self._lock:

@@ -50,6 +50,12 @@ class Scheduler:
         self._running: dict[str, str] = {}
         self._expected: dict[str, str | None] = {}
 
+    def empty(self) -> Scheduler:
+        """Another one of the same settings, with nothing in it."""
+        return Scheduler(
+            cpu_limit=self._settings[CPU], gpu_limit=self._gpu_limit, gpus=self._gpus, max_queued=self.max_queued
+        )
+
     @property
     def queued(self) -> int:
         return len(self._waiting)

@@ -46,6 +46,7 @@ PLAIN: Final = frozenset({ACCEPTED, WAITING, STARTED, FINISHED})
 """Reasons of a life without incidents. They stand in the history; in a status they would say nothing new."""
 USER_STOP, TIMEOUT, ALERT = "user_stop", "timeout", "alert"
 INTERRUPTED, RESUMED = "interrupted", "resumed"
+MACHINE_LOST = "machine_lost"
 """What the service itself may have against a task. A trainer's end has reasons of its own, such as `exit_code_3`."""
 
 

@@ -77,16 +77,28 @@ class TrainingService(Lifecycle):
 
     @property
     def running(self) -> int:
-        return self._scheduler.running
+        return self._queue().running
 
     @property
     def queued(self) -> int:
-        return self._scheduler.queued
+        return self._queue().queued
 
-    def resume_queue(self) -> None:
+    def _resume_queue(self) -> None:
         """As in `Lifecycle`; names that nobody got are free again before."""
         self._claims.undo(self.store.has_output_dir)
-        super().resume_queue()
+        super()._resume_queue()
+
+    def _queue(self) -> Scheduler:
+        """What waits and runs; in a replica, as its owner has it."""
+        if self.replica is None:
+            return self._scheduler
+        queue = self._scheduler.empty()
+        for state in list(self.tasks.values()):
+            if state.status in (TaskStatus.RUNNING, TaskStatus.STOPPING):
+                queue.adopt(state.task_id, device=state.device)
+            else:
+                queue.add(state.task_id, priority=state.priority, created_at=state.created_at, device=state.device)
+        return queue
 
     def start_training(self, request: AnyRequest) -> TaskState:
         """Check a request, give it a task, and run it as soon as its device is free.
@@ -295,7 +307,7 @@ class TrainingService(Lifecycle):
 
     def queue_positions(self) -> Mapping[str, int]:
         """For each task that waits its place, 1 is next, among those that compete for the same device."""
-        return self._scheduler.positions()
+        return self._queue().positions()
 
     def change_priority(self, task_id: str, priority: int) -> TaskState:
         """Move a task that waits to another place in the queue.
@@ -325,6 +337,10 @@ class TrainingService(Lifecycle):
     def resources(self) -> ResourcesResponse:
         """What runs and waits on each device, and how much may."""
         gpus = self._gpus()
+        if self.replica is not None:
+            queue = self._queue()
+            queue.set_limits(self.store.device_limits())
+            return describe_resources(queue, gpus)
         with self._lock:
             return describe_resources(self._scheduler, gpus)
 

@@ -15,8 +15,10 @@ from app_refactored import build_service, create_app
 from services.training_service import TrainingService
 from settings import Settings
 from tests.chromium import launch
+from tests.running_postgres import RunningPostgres
 from tests.running_server import RunningServer
 from tests.scripted_executor import ScriptedExecutor
+from tests.stores import EmptyStore, PostgresStore, SqliteStore, execute
 
 CLASSES = ("cat", "dog", "fox")
 
@@ -37,6 +39,33 @@ def _no_settings_from_outside() -> Iterator[None]:
             patch.delenv(name.upper(), raising=False)
         patch.setitem(Settings.model_config, "env_file", None)
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[RunningPostgres]:
+    """A PostgreSQL server that starts with the first test that needs it."""
+    server = RunningPostgres()
+    execute(server.url("postgres"), "CREATE DATABASE store", "CREATE DATABASE of_a_module")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmptyStore:
+    """An empty store: every test that asks for it runs on SQLite and on a real PostgreSQL."""
+    if request.param == "sqlite":
+        monkeypatch.setattr("services.storage.database.BUSY_TIMEOUT_S", 0.05)
+        return SqliteStore(tmp_path)
+    server: RunningPostgres = request.getfixturevalue("postgres")
+    return PostgresStore(server)
+
+
+@pytest.fixture
+def store_settings(store: EmptyStore) -> dict[str, str]:
+    """What a service of its own is given to use `store`: nothing, where that is an SQLite file."""
+    if isinstance(store, SqliteStore):
+        return {}
+    return {"DATABASE_URL": store.url.render_as_string(hide_password=False)}
 
 
 @pytest.fixture(scope="session")

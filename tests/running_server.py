@@ -30,9 +30,13 @@ class RunningServer:
                 started.set()
 
         self._server = Announcing(config)
+        app.state.end = self._end
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="test-server")
         self._thread.start()
         assert started.wait(30), "the server did not start"
+
+    def _end(self) -> None:
+        self._server.should_exit = True
 
     @property
     def service(self) -> TrainingService:

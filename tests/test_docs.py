@@ -27,7 +27,7 @@ from models.schemas import (
     TrainingRequest,
 )
 from services.parsing import FORMATS, LineParser
-from services.state_machine import ALERT, INTERRUPTED, PLAIN, RESUMED, TIMEOUT, USER_STOP
+from services.state_machine import ALERT, INTERRUPTED, MACHINE_LOST, PLAIN, RESUMED, TIMEOUT, USER_STOP
 from settings import Settings
 from tests.documents import (
     PAIRS,
@@ -234,7 +234,7 @@ def test_every_reason_is_documented(guide: Path) -> None:
         call.args[0].value for call in calls_in("services", "TrainingFailed") if isinstance(call.args[0], ast.Constant)
     }
     numbered = {"exit_code_N", "killed_by_signal_N"}
-    of_the_service = PLAIN | {ALERT, USER_STOP, TIMEOUT, INTERRUPTED, RESUMED, "error"}
+    of_the_service = PLAIN | {ALERT, USER_STOP, TIMEOUT, INTERRUPTED, RESUMED, MACHINE_LOST, "error"}
     assert table_of(guide, "user_stop").keys() == raised | numbered | of_the_service
 
 

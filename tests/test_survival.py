@@ -34,8 +34,8 @@ DICE = {"metric_definitions": [{"name": "dice", "regex": "Dice: ([0-9.]+)"}]}
 
 
 @contextmanager
-def service(folder: Path) -> Iterator[tuple[ServiceProcess, httpx.Client]]:
-    with ServiceProcess(APP, folder=folder, ALLOW_COMMANDS="true") as process:
+def service(folder: Path, **settings: str) -> Iterator[tuple[ServiceProcess, httpx.Client]]:
+    with ServiceProcess(APP, folder=folder, ALLOW_COMMANDS="true", **settings) as process:
         process.start()
         with httpx.Client(base_url=process.url, timeout=60) as client:
             yield process, client
@@ -71,8 +71,10 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     ]
 
 
-def test_no_line_of_a_command_is_lost_or_repeated_however_often_the_service_ends(folder: Path) -> None:
-    with service(folder) as (process, client):
+def test_no_line_of_a_command_is_lost_or_repeated_however_often_the_service_ends(
+    folder: Path, store_settings: dict[str, str]
+) -> None:
+    with service(folder, **store_settings) as (process, client):
         body = {
             "command": [sys.executable, "train.py"],
             "working_dir": str(folder),
@@ -83,7 +85,7 @@ def test_no_line_of_a_command_is_lost_or_repeated_however_often_the_service_ends
         assert client.post(f"{TRAINING}/start", json=body).status_code == 200
         seen = watch(client, reached(30))
         process.end(signal.SIGKILL)
-    with service(folder) as (process, client):
+    with service(folder, **store_settings) as (process, client):
         assert client.get("/api/v1/health").json()["running"] == 1
         assert watch(client, reached(60))[: len(seen)] == seen
         read_again = client.post(f"{TRAINING}/t/reparse", json=DICE).json()
@@ -91,7 +93,7 @@ def test_no_line_of_a_command_is_lost_or_repeated_however_often_the_service_ends
         assert read_again["latest_metrics"]["dice"] >= 60
         (folder / "go on").touch()
         process.end(signal.SIGTERM)
-    with service(folder) as (process, client):
+    with service(folder, **store_settings) as (process, client):
         entries = watch(client, lambda entry: "status" in entry)
         status = client.get(f"{TRAINING}/t").json()
         output = "".join(process.output)

@@ -23,6 +23,7 @@ async def get_health(request: Request, service: Service) -> HealthResponse:
         version=cast(str, request.app.version),
         running=service.running,
         queued=service.queued,
+        role="owner" if service.is_owner else "replica",
         storage=degraded or "ok",
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -31,8 +31,12 @@ IDLE_S = 0.5
 
 
 class Evaluator:
-    def __init__(self, service: TrainingService, store: AlertStore, lines: EventStore) -> None:
-        self._service, self._store, self._lines = service, store, lines
+    """Args: prepare: called when this service comes to own the store that it has followed."""
+
+    def __init__(
+        self, service: TrainingService, store: AlertStore, lines: EventStore, prepare: Callable[[], None]
+    ) -> None:
+        self._service, self._store, self._lines, self._prepare = service, store, lines, prepare
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
 
@@ -45,8 +49,15 @@ class Evaluator:
             self._thread.join(10)
 
     def _run(self) -> None:
+        is_prepared = self._service.is_owner
         while not self._closing.is_set():
             try:
+                if not self._service.is_owner:
+                    self._closing.wait(IDLE_S)
+                    continue
+                if not is_prepared:
+                    self._prepare()
+                    is_prepared = True
                 if self.evaluate():
                     continue
                 self.look_for_silence()

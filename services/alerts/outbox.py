@@ -28,11 +28,21 @@ LOOK_S = 0.5
 
 
 class Outbox:
-    """Args: first_delay_s: after the first failure; it doubles with each, up to four hours, with jitter."""
+    """Args:
+    first_delay_s: after the first failure; it doubles with each, up to four hours, with jitter.
+    is_owner: whether it is this service that delivers.
+    """
 
     def __init__(
-        self, store: AlertStore, apply: Callable[[Apply], None], *, allow_private: bool, first_delay_s: float = 5
+        self,
+        store: AlertStore,
+        apply: Callable[[Apply], None],
+        *,
+        allow_private: bool,
+        first_delay_s: float = 5,
+        is_owner: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._is_owner = is_owner
         self._store, self._apply = store, apply
         self._allow_private, self._first_delay_s = allow_private, first_delay_s
         self._lock = threading.Lock()
@@ -51,7 +61,8 @@ class Outbox:
     def _run(self) -> None:
         while not self._closing.is_set():
             try:
-                self._dispatch()
+                if self._is_owner():
+                    self._dispatch()
             except ServiceError as error:
                 logger.warning("The outbox waits for the store: %s", error)
             except Exception:

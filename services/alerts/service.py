@@ -39,19 +39,30 @@ class AlertService:
     ) -> None:
         self._service, self._allow_private = service, allow_private
         self._store = AlertStore(database)
-        self._evaluator = Evaluator(service, self._store, EventStore(database))
-        self._outbox = Outbox(self._store, service.apply, allow_private=allow_private, first_delay_s=first_delay_s)
+        self._evaluator = Evaluator(service, self._store, EventStore(database), self._prepare)
+        self._outbox = Outbox(
+            self._store,
+            service.apply,
+            allow_private=allow_private,
+            first_delay_s=first_delay_s,
+            is_owner=lambda: service.is_owner,
+        )
 
     def start(self) -> None:
-        """Writes on the first run alone: a service must start whose disk is full."""
-        if not self._store.has_begun():
-            self._write(lambda connection: begin(connection, [OUT_OF_MEMORY.model_dump(mode="json")]))
+        """Begin to evaluate and deliver; in a replica, once it owns the store."""
+        if self._service.is_owner:
+            self._prepare()
         self._evaluator.start()
         self._outbox.start()
 
     def close(self) -> None:
         self._evaluator.close()
         self._outbox.close()
+
+    def _prepare(self) -> None:
+        """Writes on the first run alone: a service must start whose disk is full."""
+        if not self._store.has_begun():
+            self._write(lambda connection: begin(connection, [OUT_OF_MEMORY.model_dump(mode="json")]))
 
     def rules(self) -> list[Rule]:
         return [_rule(row) for row in self._store.rules()]

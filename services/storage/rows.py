@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import RowMapping
+from sqlalchemy import ColumnElement, RowMapping
 
 from models.schemas import TaskStatus
 from services.log_entry import CARRIED, LogEntry, StatusChange
 from services.state_machine import Transition, usual_reason
 from services.storage.operations import Committed
+from services.storage.tables import tasks
 from services.task_state import TaskState
 
 _CHANGING = ("device", "status", "reason", "error", "progress", "current_epoch", "total_epochs", "latest_metrics",
@@ -48,6 +49,11 @@ def changed_task_row(task: Committed) -> dict[str, Any]:
 
 def _task_columns(state: TaskState, fields: Iterable[str]) -> dict[str, Any]:
     return {name: _AS_JSON[name](getattr(state, name)) if name in _AS_JSON else getattr(state, name) for name in fields}
+
+
+def state_columns() -> list[ColumnElement[Any]]:
+    """What `task_from_row` needs. The rest is large."""
+    return [tasks.c[name] for name in (*_ONCE, *_CHANGING)]
 
 
 def task_from_row(row: RowMapping) -> TaskState:

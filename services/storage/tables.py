@@ -10,6 +10,8 @@ of accuracies that are percent; `log_position` and `parser_memory` say where and
 `metric_buckets` says of each full run of points of a series where its extremes are (`services.storage.buckets`), so
 that a long series can be drawn without being read. `notices` are events that are no lines: a task was read again, or
 deleted; `after_row` is the last row of `log_entries` before it, so that both have one order.
+
+`ownership` has one row in a PostgreSQL store, and none in SQLite: see `services.storage.ownership`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0007"
+SCHEMA_REVISION = "0008"
 """Newest migration; a store at this revision is opened without importing Alembic."""
 
 _RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -175,6 +177,18 @@ device_limits = Table(
     metadata,
     Column("device", String(32), primary_key=True),
     Column("limit", Integer, nullable=False),
+)
+
+ownership = Table(
+    "ownership",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("process", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("runs", Text, nullable=False),
+    Column("backend", Integer, nullable=False),
+    Column("expires_at", UtcDateTime),
 )
 
 alert_rules = Table(

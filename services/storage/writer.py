@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
-from services.errors import ServiceError, StorageUnavailable, StoreInUse, StoreUnusable, TaskConflict
+from services.errors import OwnershipLost, ServiceError, StorageUnavailable, StoreInUse, StoreUnusable, TaskConflict
 from services.log_entry import CARRIED, LogEntry, encode_frame, to_wire
 from services.storage.buckets import SEAL_AFTER, SEAL_AT_END, seal
 from services.storage.database import Database
@@ -105,11 +105,31 @@ class Writer:
         self._arrived = threading.Condition(self._lock)
         self._has_space = threading.Condition(self._lock)
         self._closing = threading.Event()
+        self._refusal: Callable[[], ServiceError] | None = None
         self.degraded: str | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     def start(self) -> None:
+        """Begin to write. What was refused until now is taken."""
+        self._refusal = None
         self._thread.start()
+
+    def refuse(self, why: Callable[[], ServiceError]) -> None:
+        """Take nothing: this process does not own the store. What waits is for another one to write, and dropped here.
+
+        Before `start` until then, behind it for good.
+        """
+        with self._lock:
+            self._refusal = why
+            dropped = [done for _, done in self._queue if done is not None]
+            self._queue.clear()
+            self._waiting.clear()
+            if self._thread.is_alive():
+                self._closing.set()
+            self._arrived.notify_all()
+            self._has_space.notify_all()
+        for done in dropped:
+            done.set_exception(why())
 
     def submit(
         self,
@@ -124,13 +144,15 @@ class Writer:
         `admit` runs at the moment the operation takes its place; by raising it keeps it out.
 
         Raises:
-            StorageUnavailable: the writer is closed.
+            StorageUnavailable: the writer is closed; or `ReadReplica`, where another process owns the store.
         """
         done: Future[None] | None = Future() if want_future else None
         with self._lock:
             if isinstance(operation, LogEntry):
                 while wait_for_space and self._is_full(operation.task_id) and not self._closing.is_set():
                     self._has_space.wait()
+            if self._refusal is not None:
+                raise self._refusal()
             if admit is not None:
                 admit()
             if self._closing.is_set():
@@ -178,7 +200,8 @@ class Writer:
             self._closing.set()
             self._arrived.notify_all()
             self._has_space.notify_all()
-        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -223,6 +246,11 @@ class Writer:
         while True:
             try:
                 committed, notices = self._write([operation for operation, _ in batch], again=attempt > 0)
+            except OwnershipLost as lost:
+                for _, done in batch:
+                    if done is not None and not done.done():
+                        done.set_exception(self._refusal() if self._refusal else lost)
+                return  # whoever was told of it has everything else refused
             except Exception as error:  # noqa: BLE001 - the writer must outlive every bad row
                 if _is_temporary(error):
                     self._wait_degraded(error, attempt)

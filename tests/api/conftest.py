@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from app_refactored import create_app
 from settings import Settings
@@ -15,6 +16,7 @@ from tests.api.dictation import Dictation
 from tests.api.viewer import Event, Viewer
 from tests.running_server import RunningServer
 from tests.scripted_executor import ScriptedExecutor
+from tests.stores import PostgresStore
 
 Start = Callable[..., str]
 Watch = Callable[..., Viewer]
@@ -55,6 +57,20 @@ def serve_module(
 def server(serve_module: Callable[..., RunningServer]) -> RunningServer:
     """One for the whole module, with room for the trainings of all of its tests."""
     return serve_module()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server_on_each_store(
+    request: pytest.FixtureRequest, serve_module: Callable[..., RunningServer]
+) -> Iterator[RunningServer]:
+    """As `server`, for a module that overrides it with this: each test runs on both kinds of store."""
+    if request.param == "sqlite":
+        yield serve_module()
+        return
+    url = PostgresStore(request.getfixturevalue("postgres"), "of_a_module").url.render_as_string(hide_password=False)
+    running = serve_module(database_url=SecretStr(url))
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,16 @@ import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 
 from tests.api.conftest import Dictate, Start, Watch
+from tests.running_server import RunningServer
 from tests.service_process import APP, ServiceProcess
 
 EVENTS = "/api/v2/training/events"
 TRAINING = "/api/v2/training"
+
+
+@pytest.fixture(scope="module")
+def server(server_on_each_store: RunningServer) -> RunningServer:
+    return server_on_each_store
 
 
 @contextmanager
@@ -84,11 +90,13 @@ def test_a_question_that_makes_no_sense_is_refused(http: httpx.Client, query: di
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
 
 
-def test_a_follower_sees_every_line_once_over_a_kill_of_the_service(tmp_path: Path, body: dict[str, Any]) -> None:
+def test_a_follower_sees_every_line_once_over_a_kill_of_the_service(
+    tmp_path: Path, body: dict[str, Any], store_settings: dict[str, str]
+) -> None:
     """A real service, killed in the middle; the trainer is a process of its own, which prints on."""
     script = "import time\nfor n in range(60):\n    print('loss:', n, flush=True); time.sleep(0.05)"
     command = {"command": ["python3", "-c", script], "working_dir": str(tmp_path), "task_id": "counted"}
-    environment = {"ALLOW_COMMANDS": "true", "STATE_DIR": str(tmp_path / "state")}
+    environment = {"ALLOW_COMMANDS": "true", "STATE_DIR": str(tmp_path / "state"), **store_settings}
     seen: list[tuple[str, int]] = []
     cursor = ""
     for number in range(3):

@@ -36,6 +36,11 @@ RING = 400
 """Lines that a live task keeps in memory; a viewer behind that is served from the store."""
 
 
+@pytest.fixture(scope="module")
+def server(server_on_each_store: RunningServer) -> RunningServer:
+    return server_on_each_store
+
+
 def numbers(events: list[Event]) -> list[int]:
     return [event.number for event in events]
 

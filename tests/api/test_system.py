@@ -18,7 +18,7 @@ def test_health_counts_what_runs_and_what_waits(
 ) -> None:
     url = serve(max_training_concurrent_cpu=2).url
     with httpx.Client(base_url=url) as http:
-        idle = {"status": "ok", "version": VERSION, "running": 0, "queued": 0, "storage": "ok"}
+        idle = {"status": "ok", "version": VERSION, "running": 0, "queued": 0, "role": "owner", "storage": "ok"}
         assert http.get("/api/v1/health").json() == idle
         dictation = dictate()
         tasks = [start(http) for _ in range(5)]

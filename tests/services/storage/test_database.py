@@ -22,8 +22,8 @@ from services.storage.database import Database
 from services.storage.migrations import upgrade
 from services.storage.store import Store
 from services.storage.tables import SCHEMA_REVISION, UtcDateTime, metadata
-from tests.services.storage.conftest import EmptyStore, PostgresStore
-from tests.services.storage.running_postgres import RunningPostgres
+from tests.running_postgres import RunningPostgres
+from tests.stores import EmptyStore, PostgresStore
 
 REFUSED = r"Another service process is using the store .*STATE_DIR or DATABASE_URL.*--workers"
 HOLD = """

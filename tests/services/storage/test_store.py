@@ -25,10 +25,10 @@ from services.storage.rows import entry_row, new_task_row, point_rows
 from services.storage.store import Store
 from services.storage.tables import log_entries, metric_points, tasks
 from services.task_state import TaskState
+from tests.running_postgres import RunningPostgres
 from tests.services.builders import MOMENT, line, task_state
 from tests.services.following import follow
-from tests.services.storage.conftest import PostgresStore
-from tests.services.storage.running_postgres import RunningPostgres
+from tests.stores import PostgresStore
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.none()

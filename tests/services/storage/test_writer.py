@@ -24,9 +24,9 @@ from services.storage.store import Store
 from services.storage.tables import log_entries, metadata, metric_points, notices
 from services.storage.writer import MAX_BATCH, UNSTORABLE, Writer
 from services.task_state import TaskState
+from tests.running_postgres import RunningPostgres
 from tests.services.builders import line, task_state, turn
-from tests.services.storage.conftest import EmptyStore, PostgresStore
-from tests.services.storage.running_postgres import RunningPostgres
+from tests.stores import EmptyStore, PostgresStore, execute
 
 TIMEOUT_S = 30
 LOGGER = "services.storage.writer"
@@ -388,23 +388,28 @@ class TestRefusingStore:
 
 
 def test_nothing_is_written_to_a_store_that_another_has_taken_over(postgres: RunningPostgres) -> None:
-    """The server has cut the owner's connection, and with it the ownership, and somebody else was there first."""
-    store = PostgresStore(postgres)
+    """The owner was silent for too long, and somebody else was there first."""
+    store, lost = PostgresStore(postgres), threading.Event()
     with closing(Database(store.url)) as database:
         desk, reader = Desk(database), Store(database)
+        database.when_lost = lost.set
         desk.writer.start()
         desk.create()
-        with store.refusing_writes():
-            pass  # every connection is cut
-        with closing(Database(store.url)), complaint() as complained:
-            desk.writer.submit(line("mine"))
-            assert complained.wait(TIMEOUT_S)
-            assert desk.writer.degraded
-            assert reader.read_entries("t") == []
-        desk.writer.flush(TIMEOUT_S)
-        assert [(entry.seq, entry.message) for entry in reader.read_entries("t")] == [(1, "mine")]
-        with pytest.raises(StoreInUse):
-            Database(store.url)
+        execute(store.url, "UPDATE ownership SET expires_at = clock_timestamp()")
+        with closing(Database(store.url)) as other:
+            done = desk.writer.submit(line("mine"), want_future=True)
+            assert done is not None
+            with pytest.raises(StoreInUse):
+                done.result(TIMEOUT_S)
+            assert lost.is_set()
+            assert reader.read_entries("t") == desk.shown == []
+            other_desk = Desk(other)
+            other_desk.writer.start()
+            other_desk.create("u")
+            assert other_desk.writer.close(TIMEOUT_S)
+        with pytest.raises(StoreInUse):  # the other one is gone, which changes nothing
+            desk.writer.submit(line("mine"), want_future=True).result(TIMEOUT_S)  # type: ignore[union-attr]
+        assert reader.read_entries("t") == []
         assert desk.writer.close(TIMEOUT_S)
 
 

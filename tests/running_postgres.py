@@ -40,7 +40,7 @@ class RunningPostgres:
         self._programs = installed / PROGRAMS / "bin"
         self._data = self._folder / "data"
         self._run("initdb", "--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", "--username=postgres")
-        options = f"-k {self._folder} -c listen_addresses='' -c fsync=off"
+        options = f"-k {self._folder} -c listen_addresses='' -c fsync=off -c track_commit_timestamp=on"
         self._run("pg_ctl", "start", "-w", "-s", "-l", str(self._folder / "log"), "-o", options)
 
     def url(self, database: str) -> URL:
