@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         default=30, gt=0, le=3600, description="seconds that the headers and the body of a request may take to arrive"
     )
 
+    log_format: Literal["plain", "json"] = Field(
+        default="plain", description="lines of the service's own log: for people, or JSON with task and request ids"
+    )
+
     @field_validator("data_roots", "save_roots", mode="before")
     @classmethod
     def _split_paths(cls, value: Any) -> Any:

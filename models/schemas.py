@@ -513,6 +513,12 @@ class HealthResponse(BaseModel):
     storage: str = Field(description="ok, or why writing waits")
 
 
+class ProbeResponse(BaseModel):
+    """Answer to a probe that asks for nothing but the status of the answer."""
+
+    status: Literal["ok"] = "ok"
+
+
 class SessionResponse(BaseModel):
     """Answer to a browser's sign-in and sign-out; the session itself is in the cookie."""
 

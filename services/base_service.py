@@ -78,6 +78,7 @@ class BaseService:
         log_history: all lines of any task, live or ended.
         events: what happens to all tasks, in one order.
         series: the points of their metrics.
+        followers: how many follow the log of a task. Counted in the event loop that serves them.
         alert_counts: how often alerts have fired for each task.
     """
 
@@ -93,6 +94,12 @@ class BaseService:
         self.alert_counts = Counter(EventStore(database).count_alerts())
         self._writer = Writer(database, states=self.tasks.__getitem__, publish=self._publish, announce=self._announce)
         self._writer.start()
+        self.followers = 0
+
+    @property
+    def writer(self) -> Writer:
+        """For whoever watches it; lines go in through `add_log`."""
+        return self._writer
 
     @property
     def database(self) -> Database:
@@ -220,31 +227,35 @@ class BaseService:
             after: the last line that the viewer has.
             metrics: names to keep in each line's metrics; all, if not given.
         """
-        queue = self.log_queues.get(task_id)
-        known = queue.last_seq if queue else 0
-        if after > known and after > await anyio.to_thread.run_sync(self._count_lines, task_id):
-            after = 0  # a cursor of an earlier task of the same id, since deleted
-        while queue is None:
-            page = await anyio.to_thread.run_sync(self._read_page, task_id, after)
-            if not page.frames:
-                return
-            after += len(page.frames)
-            yield _narrow(page, metrics)
-            queue = self.log_queues.get(task_id)  # it may have been resumed
-        while True:
-            ended = queue.ended  # asked before reading: the last frame may come in between
-            chunk = queue.read_chunk(after)
-            if chunk is None:
-                chunk = await anyio.to_thread.run_sync(self._read_page, task_id, after)
-                if not chunk.frames:  # deleted while it was being replayed
+        self.followers += 1
+        try:
+            queue = self.log_queues.get(task_id)
+            known = queue.last_seq if queue else 0
+            if after > known and after > await anyio.to_thread.run_sync(self._count_lines, task_id):
+                after = 0  # a cursor of an earlier task of the same id, since deleted
+            while queue is None:
+                page = await anyio.to_thread.run_sync(self._read_page, task_id, after)
+                if not page.frames:
                     return
-            if chunk.frames:
-                after += len(chunk.frames)
-                yield _narrow(chunk, metrics)
-            elif ended:
-                return
-            elif not await queue.wait(after):
-                yield b""
+                after += len(page.frames)
+                yield _narrow(page, metrics)
+                queue = self.log_queues.get(task_id)  # it may have been resumed
+            while True:
+                ended = queue.ended  # asked before reading: the last frame may come in between
+                chunk = queue.read_chunk(after)
+                if chunk is None:
+                    chunk = await anyio.to_thread.run_sync(self._read_page, task_id, after)
+                    if not chunk.frames:  # deleted while it was being replayed
+                        return
+                if chunk.frames:
+                    after += len(chunk.frames)
+                    yield _narrow(chunk, metrics)
+                elif ended:
+                    return
+                elif not await queue.wait(after):
+                    yield b""
+        finally:
+            self.followers -= 1
 
     async def wait_for_end(self, task_id: str, timeout_s: float) -> None:
         """Return when a task has ended, or after so long."""

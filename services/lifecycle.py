@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from prometheus_client import Histogram
 from pydantic import ValidationError
 
 from models.schemas import (
@@ -33,6 +34,7 @@ from services.executors.base import Detached, Executor, Run
 from services.executors.choice import Executors
 from services.executors.supervised import not_writable
 from services.live_training import LiveTraining
+from services.log_context import TASK_ID
 from services.log_entry import LogEntry, StatusChange, clean_text
 from services.log_handler import TrainingLogHandler
 from services.memory import release_free_memory
@@ -65,6 +67,8 @@ STOP_WRITE_TIMEOUT_S = 2.0
 
 SHUTDOWN_GRACE_S = 2.5
 """How long running trainings get to reach the end of their batch when the service ends."""
+
+_WAIT_BUCKETS_S = (0.1, 1, 10, 60, 300, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 7 * 24 * 3600)
 
 
 class Lifecycle(BaseService):
@@ -101,6 +105,17 @@ class Lifecycle(BaseService):
         self._trainings: dict[str, LiveTraining] = {}
         self._deadlines = Deadlines(self._expire)
         self._closing = False
+        self.queue_waits = Histogram(
+            "training_queue_wait_seconds",
+            "How long tasks have waited for their device, from when this service put them into the queue",
+            buckets=_WAIT_BUCKETS_S,
+            registry=None,
+        )
+
+    @property
+    def is_closing(self) -> bool:
+        """Nothing more is started."""
+        return self._closing
 
     def resume_queue(self) -> None:
         """Take up what an earlier service process left.
@@ -266,6 +281,7 @@ class Lifecycle(BaseService):
 
     def _train_worker(self, task_id: str, device: str) -> None:
         """Run one training from its first line to its last. The body of its background thread."""
+        TASK_ID.set(task_id)
         training = self._trainings[task_id]
         trainer_logger = logging.Logger(f"training.{task_id}", logging.DEBUG)
         trainer_logger.addHandler(training.handler)
@@ -339,6 +355,7 @@ class Lifecycle(BaseService):
             task_id, device = runnable
             what = "Reading starts" if device == FILE else f"Training starts on {device}"
             self._change(task_id, TaskStatus.RUNNING, what, reason=STARTED, device=device)
+            self.queue_waits.observe(time.monotonic() - self._trainings[task_id].waits_since)
             self._start(task_id, device)
         for task_id, training in self._trainings.items():
             if training.status is TaskStatus.PENDING:

@@ -13,6 +13,7 @@ from typing import Any
 from models.schemas import (
     AnyRequest,
     CommandRequest,
+    DeviceUse,
     ImportRequest,
     LogReading,
     ResourcesResponse,
@@ -320,6 +321,12 @@ class TrainingService(Lifecycle):
         gpus = self._gpus()
         with self._lock:
             return describe_resources(self._scheduler, gpus)
+
+    def device_use(self) -> tuple[Sequence[DeviceUse], Sequence[Gpu]]:
+        """The same of each device, and what the driver says of the GPUs."""
+        gpus = self._gpus()
+        with self._lock:
+            return describe_resources(self._scheduler, gpus).devices, gpus
 
     def set_limits(self, limits: Mapping[str, int | None]) -> ResourcesResponse:
         """Change how many tasks may run at a time on these devices, and start what has room now.

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from prometheus_client import Counter
 from pydantic import ValidationError
 from sqlalchemy import Connection, delete, insert
 
@@ -41,6 +42,11 @@ class AlertService:
         self._store = AlertStore(database)
         self._evaluator = Evaluator(service, self._store, EventStore(database))
         self._outbox = Outbox(self._store, service.apply, allow_private=allow_private, first_delay_s=first_delay_s)
+
+    @property
+    def delivery_attempts(self) -> Counter:
+        """By their outcome."""
+        return self._outbox.attempts
 
     def start(self) -> None:
         """Writes on the first run alone: a service must start whose disk is full."""

@@ -72,6 +72,13 @@ class Database:
         assert self.url.database, "the service needs an SQLite file, not a memory database"
         return Path(self.url.database)
 
+    def size(self) -> int:
+        """Bytes on the disk, the write-ahead log of SQLite included. Raises: DBAPIError, OSError."""
+        if self._file is not None:
+            return self._file.size()
+        with self.engine.connect() as connection:
+            return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
+
     def close(self) -> None:
         """Give up ownership and all connections."""
         if self._file is not None:

@@ -57,6 +57,10 @@ class SqliteFile:
         """For connections: SQLite itself must never make the file, which would be another one."""
         return f"{self.path.as_uri()}?mode=rw"
 
+    def size(self) -> int:
+        """Bytes of the file and its write-ahead log. Raises: OSError: it is gone."""
+        return self.path.stat().st_size + (_size_of(self._wal_path) or 0)
+
     def claim(self) -> None:
         """Become the owner of the store, whose file is made where there is none, until `release`.
 

@@ -67,6 +67,11 @@ class Store(Reader):
         with self._reading() as connection:
             return connection.scalar(select(func.count()).select_from(tasks)) or 0
 
+    def count_by_status(self) -> dict[str, int]:
+        with self._reading() as connection:
+            query = select(tasks.c.status, func.count().label("total")).group_by(tasks.c.status)
+            return {row.status: row.total for row in connection.execute(query)}
+
     def active_tasks(self) -> list[TaskState]:
         """Tasks that have not ended, oldest first."""
         terminal = [status.value for status in TERMINAL_STATUSES]
