@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from services.storage.location import store_url
+
 PathList = Annotated[tuple[Path, ...], NoDecode]
 TextList = Annotated[tuple[str, ...], NoDecode]
 TokenList = Annotated[tuple[SecretStr, ...], NoDecode]
@@ -110,6 +112,5 @@ class Settings(BaseSettings):
 
     @property
     def store_url(self) -> str:
-        if self.database_url is not None:
-            return self.database_url.get_secret_value()
-        return f"sqlite:///{self.state_dir / 'training.db'}"
+        url = None if self.database_url is None else self.database_url.get_secret_value()
+        return store_url(url, self.state_dir)

@@ -30,6 +30,11 @@ _MIGRATIONS = Path(__file__).parent / "migrations/versions"
 """Each in a file whose name begins with its revision, so that Alembic need not be imported to know them."""
 
 
+def known_revisions() -> set[str]:
+    """Of stores that this program can open."""
+    return {SCHEMA_REVISION, *(path.name.partition("_")[0] for path in _MIGRATIONS.glob("*.py"))}
+
+
 class Database:
     """An open, owned and up-to-date store.
 
@@ -119,6 +124,7 @@ class Database:
 
     def _configure_sqlite(self, connection: Any, _record: object) -> None:
         cursor = connection.cursor()
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has an effect on an empty file alone
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={self._synchronous}")
         cursor.execute("PRAGMA foreign_keys=ON")
@@ -192,8 +198,7 @@ class Database:
 
     def _check_revision(self, revision: str | None) -> None:
         """Raises: StoreUnusable: no migration of this program leads to it."""
-        known = {SCHEMA_REVISION, *(path.name.partition("_")[0] for path in _MIGRATIONS.glob("*.py"))}
-        if revision is not None and revision not in known:
+        if revision is not None and revision not in known_revisions():
             raise StoreUnusable(
                 f"The store {self._name} is of a newer release (schema revision {revision!r}; this one knows up to "
                 f"{SCHEMA_REVISION!r}). It was left as it is: run that release, or give this one a store of its own."
