@@ -53,6 +53,7 @@ from services.history.downsample import warm_up
 from services.memory import collect_seldom, limit_arenas
 from services.monitoring import build_registry
 from services.paths import PathPolicy
+from services.retention import Retention, Rules
 from services.scheduler import Scheduler
 from services.storage.database import Database
 from services.training_service import TrainingService
@@ -90,11 +91,15 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         app.state.alerts = watching = AlertService(
             service, service.database, allow_private=configured.alert_private_targets
         )
-        counted = (counts.requests, counts.seconds, counts.dropped, watching.delivery_attempts)
+        rules = Rules(configured.keep_lines_days, configured.keep_checkpoints)
+        retention = Retention(service, rules, app.state.save_roots)
+        counted = (counts.requests, counts.seconds, counts.dropped, watching.delivery_attempts, retention.removed)
         app.state.registry = build_registry(service, VERSION, counted)
         await run_in_threadpool(watching.start)
+        retention.start()
         with collect_seldom():
             yield
+        await run_in_threadpool(retention.close)
         await run_in_threadpool(watching.close)
         if not await run_in_threadpool(app.state.service.close):
             logger.error("The store still refused writes: the last log lines of this run are not in it")

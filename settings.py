@@ -67,6 +67,12 @@ class Settings(BaseSettings):
         default=30, gt=0, le=3600, description="seconds that the headers and the body of a request may take to arrive"
     )
 
+    keep_lines_days: float | None = Field(
+        default=None, ge=0, description="days after which lines and points of ended tasks are removed; unset: never"
+    )
+    keep_checkpoints: int | None = Field(
+        default=None, ge=0, description="checkpoints, beside best.pt, that a completed training keeps; unset: all"
+    )
     log_format: Literal["plain", "json"] = Field(
         default="plain", description="lines of the service's own log: for people, or JSON with task and request ids"
     )

@@ -384,6 +384,9 @@ class TaskResponse(BaseModel):
         default=None, description="units of the accuracies in latest_metrics, of commands and imports"
     )
     storage: Literal["degraded"] | None = Field(default=None, description="set while log lines wait for the disk")
+    removed_until: int | None = Field(
+        default=None, description="lines up to this one were removed because they were old, but for a few"
+    )
     attempt: int | None = Field(default=None, description="which run of the task, from the second on")
     history: list[StatusTransition] | None = Field(
         default=None, description="every change of status; left out while a task waits, runs and completes as it should"
@@ -422,6 +425,9 @@ class LogPage(BaseModel):
     next_after: int | None = Field(default=None, description="pass as `after` for the next page; absent on the last")
     next_before: int | None = Field(
         default=None, description="of a page that `before` asked for: pass as `before` for the one before it"
+    )
+    removed_until: int | None = Field(
+        default=None, description="lines up to this one were removed because they were old, but for a few"
     )
 
 

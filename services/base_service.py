@@ -237,7 +237,7 @@ class BaseService:
                 page = await anyio.to_thread.run_sync(self._read_page, task_id, after)
                 if not page.frames:
                     return
-                after += len(page.frames)
+                after = _number_of(page.frames[-1])
                 yield _narrow(page, metrics)
                 queue = self.log_queues.get(task_id)  # it may have been resumed
             while True:
@@ -248,7 +248,7 @@ class BaseService:
                     if not chunk.frames:  # deleted while it was being replayed
                         return
                 if chunk.frames:
-                    after += len(chunk.frames)
+                    after = _number_of(chunk.frames[-1])
                     yield _narrow(chunk, metrics)
                 elif ended:
                     return
@@ -277,7 +277,8 @@ class BaseService:
             return join(())
         limit = min(REPLAY_PAGE, max(0, state.last_seq - after))
         entries = self.store.read_entries(task_id, after=after, limit=limit)
-        return join(encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in entries)
+        known = (entry for entry in entries if entry.seq <= state.last_seq)  # numbers may be missing: of removed lines
+        return join(encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in known)
 
     def get_task(self, task_id: str) -> TaskState:
         """A task's state, live or ended.
@@ -289,6 +290,10 @@ class BaseService:
         if state is None:
             raise TaskNotFound(task_id)
         return state
+
+    def is_live(self, task_id: str) -> bool:
+        """Whether a task goes on, also where the store does not know yet that it was resumed."""
+        return task_id in self.log_queues
 
     def list_tasks(
         self, *, status: Sequence[TaskStatus] = (), before: int | None = None, limit: int = 50
@@ -389,4 +394,8 @@ def _narrow(chunk: Chunk, metrics: frozenset[str] | None) -> bytes:
 
 
 def _narrow_frame(frame: bytes, metrics: frozenset[str]) -> bytes:
-    return encode_frame(int(frame[4 : frame.index(b"\r")]), narrow(decode_frame(frame), metrics))
+    return encode_frame(_number_of(frame), narrow(decode_frame(frame), metrics))
+
+
+def _number_of(frame: bytes) -> int:
+    return int(frame[4 : frame.index(b"\r")])

@@ -16,6 +16,7 @@ from services.errors import StorageUnavailable
 from services.log_entry import LogEntry
 from services.parsing import Memory
 from services.storage.database import Database
+from services.storage.reading import ReadOnlyDatabase
 from services.storage.rows import entry_from_row, task_from_row
 from services.storage.tables import device_limits, is_rare, log_entries, tasks, upper_level
 from services.task_state import TaskState
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Reader:
     """What reads have in common."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database | ReadOnlyDatabase) -> None:
         self._engine = database.engine
 
     @contextmanager
