@@ -53,6 +53,7 @@ from services.history.downsample import warm_up
 from services.memory import collect_seldom, limit_arenas
 from services.monitoring import build_registry
 from services.paths import PathPolicy
+from services.resource_samples import Sampler
 from services.retention import Retention, Rules
 from services.scheduler import Scheduler
 from services.storage.database import Database
@@ -97,8 +98,11 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         app.state.registry = build_registry(service, VERSION, counted)
         await run_in_threadpool(watching.start)
         retention.start()
+        sampler = Sampler(service.running_trainings, list_gpus, configured.resource_samples_s)
+        sampler.start()
         with collect_seldom():
             yield
+        await run_in_threadpool(sampler.close)
         await run_in_threadpool(retention.close)
         await run_in_threadpool(watching.close)
         if not await run_in_threadpool(app.state.service.close):

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     keep_checkpoints: int | None = Field(
         default=None, ge=0, description="checkpoints, beside best.pt, that a completed training keeps; unset: all"
     )
+    resource_samples_s: float | None = Field(
+        default=None, ge=1, description="seconds between two lines with what a running task takes; unset: no such lines"
+    )
     log_format: Literal["plain", "json"] = Field(
         default="plain", description="lines of the service's own log: for people, or JSON with task and request ids"
     )

@@ -41,6 +41,7 @@ from services.memory import release_free_memory
 from services.parsing import LineParser, Memory, check_reading
 from services.paths import PathPolicy
 from services.requests import NO_GPU, from_stored, from_stored_unchecked, problems_in_words
+from services.resource_samples import Running
 from services.scheduler import Scheduler
 from services.state_machine import (
     FINISHED,
@@ -116,6 +117,19 @@ class Lifecycle(BaseService):
     def is_closing(self) -> bool:
         """Nothing more is started."""
         return self._closing
+
+    def running_trainings(self) -> list[Running]:
+        """What runs now, but for log files that are read."""
+        with self._lock:
+            found = []
+            for task_id, training in self._trainings.items():
+                state = self.tasks.get(task_id)
+                if training.thread is None or state is None or state.device == FILE:
+                    continue
+                thread = None if training.executor.survives_restart else training.thread.native_id
+                folder = self._run_dir(task_id, training.attempt)
+                found.append(Running(task_id, training, state.device, folder, thread))
+        return found
 
     def resume_queue(self) -> None:
         """Take up what an earlier service process left.
@@ -329,9 +343,7 @@ class Lifecycle(BaseService):
 
     def _run(self, task_id: str, training: LiveTraining, device: str) -> Run:
         """Raises: TrainingFailed: the task's folder cannot be made."""
-        run_dir = self._runs_dir / task_id
-        if training.attempt > 1:
-            run_dir /= f"attempt-{training.attempt}"
+        run_dir = self._run_dir(task_id, training.attempt)
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -346,6 +358,10 @@ class Lifecycle(BaseService):
             position=training.position,
             is_resumed=training.is_resumed,
         )
+
+    def _run_dir(self, task_id: str, attempt: int) -> Path:
+        folder = self._runs_dir / task_id
+        return folder / f"attempt-{attempt}" if attempt > 1 else folder
 
     def _dispatch(self) -> None:
         """Start whatever can run now; tell the rest that they wait. Call with the lock held."""
