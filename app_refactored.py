@@ -26,7 +26,8 @@ from starlette.concurrency import run_in_threadpool
 
 from api import docs, errors
 from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
-from api.console import LOG_CONFIG
+from api.console import log_config
+from api.observing import Observing, RequestCounts
 from api.prepared_status import PreparedStatus
 from api.read_replica import ReplicaGuard
 from api.routers import (
@@ -34,6 +35,7 @@ from api.routers import (
     dashboard,
     events,
     history,
+    monitoring,
     parsing,
     resources,
     results,
@@ -51,7 +53,10 @@ from services.executors.choice import Executors
 from services.history import MetricHistory
 from services.history.downsample import warm_up
 from services.memory import collect_seldom, limit_arenas
+from services.monitoring import build_registry
 from services.paths import PathPolicy
+from services.resource_samples import Sampler
+from services.retention import Retention, Rules
 from services.scheduler import Scheduler
 from services.storage.database import Database
 from services.storage.ownership import Terms
@@ -91,9 +96,18 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         app.state.alerts = watching = AlertService(
             service, service.database, allow_private=configured.alert_private_targets
         )
+        rules = Rules(configured.keep_lines_days, configured.keep_checkpoints)
+        retention = Retention(service, rules, app.state.save_roots)
+        counted = (counts.requests, counts.seconds, counts.dropped, watching.delivery_attempts, retention.removed)
+        app.state.registry = build_registry(service, VERSION, counted)
         await run_in_threadpool(watching.start)
+        retention.start()
+        sampler = Sampler(service.running_trainings, list_gpus, configured.resource_samples_s)
+        sampler.start()
         with collect_seldom():
             yield
+        await run_in_threadpool(sampler.close)
+        await run_in_threadpool(retention.close)
         await run_in_threadpool(watching.close)
         if not await run_in_threadpool(app.state.service.close):
             logger.error("The store still refused writes: the last log lines of this run are not in it")
@@ -110,14 +124,17 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     app.state.end = partial(os.kill, os.getpid(), signal.SIGTERM)
     errors.install(app)
     app.state.tokens = tokens = Tokens([token.get_secret_value() for token in configured.api_tokens])
-    app.add_middleware(PreparedStatus, state=app.state)
+    counts = RequestCounts()
     app.add_middleware(ReplicaGuard, state=app.state)
+    app.add_middleware(Observing, counts=counts)
+    app.add_middleware(PreparedStatus, state=app.state, counts=counts)
     app.add_middleware(
         RequestGuard,
         hosts=(configured.host, *configured.allowed_hosts),
         origins=configured.allowed_origins,
         tokens=tokens,
         max_body_bytes=configured.max_body_bytes,
+        on_refusal=counts.refused,
     )
     if configured.allowed_origins:  # around the guard, so that an allowed page can read why it was refused
         app.add_middleware(
@@ -137,6 +154,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     app.include_router(resources.router, max_body_size=configured.max_body_bytes)
     app.include_router(session.router)
     app.include_router(system.router)
+    app.include_router(monitoring.router)
     app.include_router(docs.router)
     app.router.routes.extend(dashboard.routes())
 
@@ -252,7 +270,7 @@ def server_config(settings: Settings, app: FastAPI) -> uvicorn.Config:
         backlog=min(connections // 2, 2048),  # so many are accepted at once, before any is closed for them
         timeout_graceful_shutdown=1,
         access_log=False,
-        log_config=LOG_CONFIG,
+        log_config=log_config(settings.log_format),
     )
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from services.storage.location import store_url
+
 PathList = Annotated[tuple[Path, ...], NoDecode]
 TextList = Annotated[tuple[str, ...], NoDecode]
 TokenList = Annotated[tuple[SecretStr, ...], NoDecode]
@@ -81,6 +83,19 @@ class Settings(BaseSettings):
         default=30, gt=0, le=3600, description="seconds that the headers and the body of a request may take to arrive"
     )
 
+    keep_lines_days: float | None = Field(
+        default=None, ge=0, description="days after which lines and points of ended tasks are removed; unset: never"
+    )
+    keep_checkpoints: int | None = Field(
+        default=None, ge=0, description="checkpoints, beside best.pt, that a completed training keeps; unset: all"
+    )
+    resource_samples_s: float | None = Field(
+        default=None, ge=1, description="seconds between two lines with what a running task takes; unset: no such lines"
+    )
+    log_format: Literal["plain", "json"] = Field(
+        default="plain", description="lines of the service's own log: for people, or JSON with task and request ids"
+    )
+
     @field_validator("data_roots", "save_roots", mode="before")
     @classmethod
     def _split_paths(cls, value: Any) -> Any:
@@ -145,6 +160,5 @@ class Settings(BaseSettings):
 
     @property
     def store_url(self) -> str:
-        if self.database_url is not None:
-            return self.database_url.get_secret_value()
-        return f"sqlite:///{self.state_dir / 'training.db'}"
+        url = None if self.database_url is None else self.database_url.get_secret_value()
+        return store_url(url, self.state_dir)

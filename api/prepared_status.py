@@ -11,6 +11,7 @@ from typing import NamedTuple
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.observing import RequestCounts
 from api.routers.training import answer
 from models.schemas import TaskStatus
 from services.task_state import TaskState
@@ -33,8 +34,9 @@ class _Prepared(NamedTuple):
 class PreparedStatus:
     """ASGI middleware, behind whatever decides who may ask."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, state: State, counts: RequestCounts) -> None:
         self._app = app
+        self._answered = counts.requests.labels("GET", PREFIX + "{task_id}", "200")
         self._state = state
         self._prepared: dict[str, _Prepared] = {}
 
@@ -44,6 +46,7 @@ class PreparedStatus:
             if path.startswith(PREFIX):
                 found = self._find(path[len(PREFIX) :])
                 if found is not None:
+                    self._answered.inc()
                     await send({"type": "http.response.start", "status": 200, "headers": found.headers})
                     await send({"type": "http.response.body", "body": found.body})
                     return

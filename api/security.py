@@ -9,7 +9,7 @@ only where both of them speak for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -21,7 +21,7 @@ from api.session import Tokens
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-OPEN_PATHS = frozenset({"/api/v1/health", "/dashboard"})
+OPEN_PATHS = frozenset({"/api/v1/health", "/api/v1/health/live", "/api/v1/health/ready", "/dashboard"})
 """Answered without a token: for load balancers, and the page that asks for one. It is the same for everybody."""
 OPEN_FOLDER = "/dashboard/"
 SIGN_IN = ("POST", "/api/v1/session")
@@ -56,11 +56,20 @@ class RequestGuard:
         origins: origins of web pages, beside the service's own, that may change something.
         tokens: one of them, or a session made with one, must be sent; none: no token is asked for.
         max_body_bytes: largest body; FastAPI's own limit counts those that do not declare a size.
+        on_refusal: told of each request that is refused, and with which status.
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Sequence[str], origins: Sequence[str], tokens: Tokens, max_body_bytes: int
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Sequence[str],
+        origins: Sequence[str],
+        tokens: Tokens,
+        max_body_bytes: int,
+        on_refusal: Callable[[Scope, int], None] = lambda _scope, _status: None,
     ) -> None:
+        self._on_refusal = on_refusal
         self._app = app
         self._hosts = LOCAL_HOSTS | {_bracketed(host.lower()) for host in hosts}
         self._origins = frozenset(origins)
@@ -88,6 +97,7 @@ class RequestGuard:
         refusal = self._refusal(scope)
         if refusal is not None:
             status, detail, code = refusal
+            self._on_refusal(scope, status)
             headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
             await error_response(status, detail, code, headers=headers)(scope, receive, send_with_headers)
             return

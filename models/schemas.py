@@ -408,6 +408,9 @@ class TaskResponse(BaseModel):
         default=None, description="units of the accuracies in latest_metrics, of commands and imports"
     )
     storage: Literal["degraded"] | None = Field(default=None, description="set while log lines wait for the disk")
+    removed_until: int | None = Field(
+        default=None, description="lines up to this one were removed because they were old, but for a few"
+    )
     attempt: int | None = Field(default=None, description="which run of the task, from the second on")
     history: list[StatusTransition] | None = Field(
         default=None, description="every change of status; left out while a task waits, runs and completes as it should"
@@ -446,6 +449,9 @@ class LogPage(BaseModel):
     next_after: int | None = Field(default=None, description="pass as `after` for the next page; absent on the last")
     next_before: int | None = Field(
         default=None, description="of a page that `before` asked for: pass as `before` for the one before it"
+    )
+    removed_until: int | None = Field(
+        default=None, description="lines up to this one were removed because they were old, but for a few"
     )
 
 
@@ -538,6 +544,12 @@ class HealthResponse(BaseModel):
         default="owner", description="whether things can be changed here, or only seen"
     )
     storage: str = Field(description="ok, or why writing waits")
+
+
+class ProbeResponse(BaseModel):
+    """Answer to a probe that asks for nothing but the status of the answer."""
+
+    status: Literal["ok"] = "ok"
 
 
 class SessionResponse(BaseModel):

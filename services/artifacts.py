@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +75,17 @@ def open_artifact(state: TaskState, name: str, roots: Folders) -> int:
         return descriptor
     os.close(descriptor)
     raise ArtifactNotFound(name)
+
+
+def remove_artifact(state: TaskState, name: str, roots: Folders) -> None:
+    """Remove one of them. One that is not there, or is no plain file any more, is left alone.
+
+    Raises:
+        PathForbidden: the folder leads out of the roots now.
+    """
+    with suppress(OSError), _folder(state, roots) as folder:
+        if stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=folder)  # pathlib knows no descriptors
 
 
 def read_evaluation(state: TaskState, roots: Folders) -> EvaluationResponse:

@@ -82,6 +82,7 @@ class BaseService:
         log_history: all lines of any task, live or ended.
         events: what happens to all tasks, in one order.
         series: the points of their metrics.
+        followers: how many follow the log of a task. Counted in the event loop that serves them.
         alert_counts: how often alerts have fired for each task.
         replica: what follows the owner of the store; `None` in the service that is the owner.
     """
@@ -107,6 +108,12 @@ class BaseService:
             )
             self.replica.catch_up()
             self.events.catch_up_first = self._catch_up
+        self.followers = 0
+
+    @property
+    def writer(self) -> Writer:
+        """For whoever watches it; lines go in through `add_log`."""
+        return self._writer
 
     @property
     def database(self) -> Database:
@@ -242,36 +249,40 @@ class BaseService:
             after: the last line that the viewer has.
             metrics: names to keep in each line's metrics; all, if not given.
         """
-        queue = self.log_queues.get(task_id)
-        known = queue.last_seq if queue else 0
-        if after > known and after > await anyio.to_thread.run_sync(self._count_lines, task_id):
-            after = 0  # a cursor of an earlier task of the same id, since deleted
-        is_up_to_date = self.replica is None
-        while queue is None:
-            page = await anyio.to_thread.run_sync(self._read_page, task_id, after)
-            if page.frames:
-                after += len(page.frames)
-                yield _narrow(page, metrics)
-            elif is_up_to_date:
-                return
-            else:  # it may have begun a moment ago
-                await anyio.to_thread.run_sync(self._catch_up)
-                is_up_to_date = True
-            queue = self.log_queues.get(task_id)  # it may have been resumed
-        while True:
-            ended = queue.ended  # asked before reading: the last frame may come in between
-            chunk = queue.read_chunk(after)
-            if chunk is None:
-                chunk = await anyio.to_thread.run_sync(self._read_page, task_id, after)
-                if not chunk.frames:  # deleted while it was being replayed
+        self.followers += 1
+        try:
+            queue = self.log_queues.get(task_id)
+            known = queue.last_seq if queue else 0
+            if after > known and after > await anyio.to_thread.run_sync(self._count_lines, task_id):
+                after = 0  # a cursor of an earlier task of the same id, since deleted
+            is_up_to_date = self.replica is None
+            while queue is None:
+                page = await anyio.to_thread.run_sync(self._read_page, task_id, after)
+                if page.frames:
+                    after = _number_of(page.frames[-1])
+                    yield _narrow(page, metrics)
+                elif is_up_to_date:
                     return
-            if chunk.frames:
-                after += len(chunk.frames)
-                yield _narrow(chunk, metrics)
-            elif ended:
-                return
-            elif not await queue.wait(after):
-                yield b""
+                else:  # it may have begun a moment ago
+                    await anyio.to_thread.run_sync(self._catch_up)
+                    is_up_to_date = True
+                queue = self.log_queues.get(task_id)  # it may have been resumed
+            while True:
+                ended = queue.ended  # asked before reading: the last frame may come in between
+                chunk = queue.read_chunk(after)
+                if chunk is None:
+                    chunk = await anyio.to_thread.run_sync(self._read_page, task_id, after)
+                    if not chunk.frames:  # deleted while it was being replayed
+                        return
+                if chunk.frames:
+                    after = _number_of(chunk.frames[-1])
+                    yield _narrow(chunk, metrics)
+                elif ended:
+                    return
+                elif not await queue.wait(after):
+                    yield b""
+        finally:
+            self.followers -= 1
 
     async def wait_for_end(self, task_id: str, timeout_s: float) -> None:
         """Return when a task has ended, or after so long."""
@@ -293,7 +304,8 @@ class BaseService:
             return join(())
         limit = min(REPLAY_PAGE, max(0, state.last_seq - after))
         entries = self.store.read_entries(task_id, after=after, limit=limit)
-        return join(encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in entries)
+        known = (entry for entry in entries if entry.seq <= state.last_seq)  # numbers may be missing: of removed lines
+        return join(encode_frame(entry.seq, to_wire(entry, state.attempt)) for entry in known)
 
     def get_task(self, task_id: str) -> TaskState:
         """A task's state, live or ended.
@@ -305,6 +317,10 @@ class BaseService:
         if state is None:
             raise TaskNotFound(task_id)
         return state
+
+    def is_live(self, task_id: str) -> bool:
+        """Whether a task goes on, also where the store does not know yet that it was resumed."""
+        return task_id in self.log_queues
 
     def list_tasks(
         self, *, status: Sequence[TaskStatus] = (), before: int | None = None, limit: int = 50
@@ -466,4 +482,8 @@ def _narrow(chunk: Chunk, metrics: frozenset[str] | None) -> bytes:
 
 
 def _narrow_frame(frame: bytes, metrics: frozenset[str]) -> bytes:
-    return encode_frame(int(frame[4 : frame.index(b"\r")]), narrow(decode_frame(frame), metrics))
+    return encode_frame(_number_of(frame), narrow(decode_frame(frame), metrics))
+
+
+def _number_of(frame: bytes) -> int:
+    return int(frame[4 : frame.index(b"\r")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pynvml
 
@@ -24,12 +24,15 @@ class Gpu:
     Attributes:
         model: as the driver calls it, where it says.
         memory_total: where it is known.
+        utilization: share of the last moment (a sixth of a second to a second) in which it was at work, where the
+            driver says. Nothing is decided by it, and it is not compared.
     """
 
     name: str
     memory_used: int
     memory_total: int | None = None
     model: str | None = None
+    utilization: float | None = field(default=None, compare=False)
 
 
 def is_gpu(device: str) -> bool:
@@ -78,10 +81,12 @@ def list_gpus() -> list[Gpu]:
 
 def _describe(index: int, handle: object) -> Gpu:
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    model = None
+    model = utilization = None
     with suppress(pynvml.NVMLError):  # nothing depends on it
         model = str(pynvml.nvmlDeviceGetName(handle))
-    return Gpu(f"cuda:{index}", memory_used=int(memory.used), memory_total=int(memory.total), model=model)
+    with suppress(pynvml.NVMLError):
+        utilization = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+    return Gpu(f"cuda:{index}", int(memory.used), int(memory.total), model, utilization)
 
 
 def _visible_handles() -> list[object]:

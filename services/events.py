@@ -105,6 +105,11 @@ class EventLog:
         self._start = self._end
 
     @property
+    def followers(self) -> int:
+        """How many follow all tasks, or some."""
+        return self._followers
+
+    @property
     def end(self) -> Cursor:
         """Of somebody who has seen everything."""
         return self._end

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from prometheus_client import Histogram
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError
 
@@ -35,12 +36,14 @@ from services.executors.base import Detached, Executor, Run
 from services.executors.choice import Executors
 from services.executors.supervised import not_writable
 from services.live_training import LiveTraining
+from services.log_context import TASK_ID
 from services.log_entry import LogEntry, StatusChange, clean_text
 from services.log_handler import TrainingLogHandler
 from services.memory import release_free_memory
 from services.parsing import LineParser, Memory, check_reading
 from services.paths import PathPolicy
 from services.requests import NO_GPU, from_stored, from_stored_unchecked, problems_in_words
+from services.resource_samples import Running
 from services.scheduler import Scheduler
 from services.state_machine import (
     FINISHED,
@@ -72,6 +75,8 @@ STOP_WRITE_TIMEOUT_S = 2.0
 
 SHUTDOWN_GRACE_S = 2.5
 """How long running trainings get to reach the end of their batch when the service ends."""
+
+_WAIT_BUCKETS_S = (0.1, 1, 10, 60, 300, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 7 * 24 * 3600)
 
 
 class Lifecycle(BaseService):
@@ -114,6 +119,30 @@ class Lifecycle(BaseService):
         self._has_lost = False
         self.when_lost: Callable[[], None] = lambda: None
         database.when_lost = self._step_down
+        self.queue_waits = Histogram(
+            "training_queue_wait_seconds",
+            "How long tasks have waited for their device, from when this service put them into the queue",
+            buckets=_WAIT_BUCKETS_S,
+            registry=None,
+        )
+
+    @property
+    def is_closing(self) -> bool:
+        """Nothing more is started."""
+        return self._closing
+
+    def running_trainings(self) -> list[Running]:
+        """What runs now, but for log files that are read."""
+        with self._lock:
+            found = []
+            for task_id, training in self._trainings.items():
+                state = self.tasks.get(task_id)
+                if training.thread is None or state is None or state.device == FILE:
+                    continue
+                thread = None if training.executor.survives_restart else training.thread.native_id
+                folder = self._run_dir(task_id, training.attempt)
+                found.append(Running(task_id, training, state.device, folder, thread))
+        return found
 
     def resume_queue(self) -> None:
         """Take up what an earlier service process left. Where another one owns the store, follow it instead.
@@ -334,6 +363,7 @@ class Lifecycle(BaseService):
 
     def _train_worker(self, task_id: str, device: str) -> None:
         """Run one training from its first line to its last. The body of its background thread."""
+        TASK_ID.set(task_id)
         training = self._trainings[task_id]
         trainer_logger = logging.Logger(f"training.{task_id}", logging.DEBUG)
         trainer_logger.addHandler(training.handler)
@@ -414,6 +444,7 @@ class Lifecycle(BaseService):
             task_id, device = runnable
             what = "Reading starts" if device == FILE else f"Training starts on {device}"
             self._change(task_id, TaskStatus.RUNNING, what, reason=STARTED, device=device)
+            self.queue_waits.observe(time.monotonic() - self._trainings[task_id].waits_since)
             self._start(task_id, device)
         for task_id, training in self._trainings.items():
             if training.status is TaskStatus.PENDING:

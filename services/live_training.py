@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class LiveTraining:
         restarts: how often the service has let it begin again by itself.
         is_resumed: an earlier service process has begun this run.
         stop_reason: why it is to stop, once it is.
+        waits_since: when it came into the queue of this service (monotonic seconds).
     """
 
     request: AnyRequest
@@ -34,6 +36,7 @@ class LiveTraining:
     stop: threading.Event = field(default_factory=threading.Event)
     stop_reason: str = ""
     thread: threading.Thread | None = None
+    waits_since: float = field(default_factory=time.monotonic)
 
     @property
     def time_limit(self) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from services.base_service import BaseService
@@ -111,6 +111,16 @@ class TrainingLogHandler(logging.Handler):
     def read_on_with(self, parser: LineParser, watch: PatternWatch) -> None:
         """From now on lines are read by another parser, which is as far as this one. Call it while `held`."""
         self._parser, self._watch = parser, watch
+
+    def tell(self, message: str, metrics: Mapping[str, float]) -> None:
+        """Add a line of the service's own with metrics, in the epoch that the trainer's lines are in.
+
+        Raises: ServiceError: the task, or this run of it, has ended.
+        """
+        with self.held():
+            epoch = self._parser.memory.state.epoch
+            place = {} if epoch is None else {"epoch": epoch}
+            self.service.add_log(self.task_id, "INFO", message, {**place, **metrics}, attempt=self._attempt)
 
     def _warn(self, warning: str) -> None:
         self.service.add_log(self.task_id, "WARNING", warning, warns=True, attempt=self._attempt)

@@ -27,7 +27,8 @@ class TaskState:
 
     `request` may hold secrets of a command's environment. `percents` are the families of accuracies that
     the log prints as percent (`services.units`). `attempt` counts the runs of the task from 1,
-    `revision` how often its lines have been read again.
+    `revision` how often its lines have been read again. `removed_until` is the last of the lines that were removed
+    because they were old.
     """
 
     task_id: str
@@ -54,6 +55,7 @@ class TaskState:
     history: tuple[Transition, ...] = ()
     revision: int = 0
     last_seq: int = 0
+    removed_until: int | None = None
 
     @property
     def is_foreign(self) -> bool:
@@ -110,6 +112,7 @@ class TaskState:
             "warnings": list(self.warnings) or None,
             "units": (units_of(selected, self.percents) or None) if self.is_foreign else None,
             "storage": "degraded" if storage_degraded else None,
+            "removed_until": self.removed_until,
         }
         return TaskResponse(
             task_id=self.task_id,

@@ -13,6 +13,7 @@ from typing import Any
 from models.schemas import (
     AnyRequest,
     CommandRequest,
+    DeviceUse,
     ImportRequest,
     LogReading,
     ResourcesResponse,
@@ -265,14 +266,16 @@ class TrainingService(Lifecycle):
         Raises:
             InvalidRequest: a pattern or the format cannot be used.
             TaskNotFound: there is no such task.
-            TaskConflict: it is being read again already.
+            TaskConflict: it is being read again already, or old lines of it were removed.
             TimeoutError: the store did not take what was to be stored before.
             StorageUnavailable: the store does not take writes, or cannot be read.
         """
         self._refuse_while_degraded()
         if problems := check_reading(reading):
             raise InvalidRequest.from_problems(problems)
-        self.get_task(task_id)
+        if self.get_task(task_id).removed_until is not None:
+            detail = f"Old lines of task {task_id!r} were removed: read again, what is left would say something else."
+            raise TaskConflict(detail, code="lines_removed")
         self._reparser.reparse(task_id, reading, self._handler_of, WRITE_TIMEOUT_S)
         return self.get_task(task_id)
 
@@ -343,6 +346,12 @@ class TrainingService(Lifecycle):
             return describe_resources(queue, gpus)
         with self._lock:
             return describe_resources(self._scheduler, gpus)
+
+    def device_use(self) -> tuple[Sequence[DeviceUse], Sequence[Gpu]]:
+        """The same of each device, and what the driver says of the GPUs."""
+        gpus = self._gpus()
+        with self._lock:
+            return describe_resources(self._scheduler, gpus).devices, gpus
 
     def set_limits(self, limits: Mapping[str, int | None]) -> ResourcesResponse:
         """Change how many tasks may run at a time on these devices, and start what has room now.

@@ -8,7 +8,9 @@ from fastapi import APIRouter, Request
 
 from api.deps import Service
 from api.errors import documented
-from models.schemas import HealthResponse, NetworkList
+from models.schemas import HealthResponse, NetworkList, ProbeResponse
+from services.errors import StorageUnavailable
+from services.training_service import TrainingService
 from trainer.catalogue import list_networks
 
 router = APIRouter(tags=["系统接口"])
@@ -26,6 +28,28 @@ async def get_health(request: Request, service: Service) -> HealthResponse:
         role="owner" if service.is_owner else "replica",
         storage=degraded or "ok",
     )
+
+
+@router.get("/api/v1/health/live", summary="存活检查", responses=documented(403))
+async def get_liveness() -> ProbeResponse:
+    """进程是否还在响应. 200 as long as the process answers; who gets no answer may restart it.
+
+    A store that refuses writes is no reason to: a restart would not mend it, and would cut trainings short.
+    """
+    return ProbeResponse()
+
+
+@router.get("/api/v1/health/ready", summary="就绪检查", responses=documented(403, 503))
+async def get_readiness(request: Request) -> ProbeResponse:
+    """是否可以接收新任务. 200 while a start would be taken; 503 with the reason while it would not."""
+    service: TrainingService | None = getattr(request.app.state, "service", None)
+    if service is None:
+        raise StorageUnavailable("The service is starting.", code="starting")
+    if service.is_closing:
+        raise StorageUnavailable("The service is shutting down.", code="shutting_down")
+    if service.storage_degraded is not None:
+        raise StorageUnavailable(f"The store refuses writes ({service.storage_degraded}).")
+    return ProbeResponse()
 
 
 @router.get("/api/v2/models", summary="列出可训练的模型", responses=documented(401, 403))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Query, Response
@@ -57,6 +59,7 @@ STATUS_DESCRIPTION = """\
 | `units` | `percent` or `fraction` for each accuracy in `latest_metrics`, of commands and imported logs |
 | `name`, `description`, `priority` | as the request gave them |
 | `storage` | `degraded` while log lines wait for the disk; nothing is lost |
+| `removed_until` | lines up to this one were removed because they were old (`KEEP_LINES_DAYS`), but for a few |
 | `attempt` | which run of the task this is, from the second on |
 | `history` | every change of status with its reason, time and attempt; left out while it waits, \
 runs and completes as it should; `?history=true` gives it always |
@@ -271,7 +274,17 @@ async def get_training_logs(
         after = min(int(last_event_id[:20]), MAX_SEQ)
         if state.status.is_terminal and after >= state.last_seq:
             return Response(status_code=204)
-    return LogStream(service.stream_logs(task_id, after, metrics))
+    lines = service.stream_logs(task_id, after, metrics)
+    if state.removed_until is not None and after < state.removed_until:
+        lines = _behind_removed(state.removed_until, lines)
+    return LogStream(lines)
+
+
+async def _behind_removed(last: int, lines: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    yield b": old lines up to %d were removed, see KEEP_LINES_DAYS\r\n\r\n" % last
+    async with aclosing(lines) as each:
+        async for chunk in each:
+            yield chunk
 
 
 @router.get(
@@ -303,11 +316,14 @@ def get_log_history(
 
     A page of long lines has fewer than `limit`. With `before` pages lead backwards, by `next_before`.
     """
-    attempt = service.get_task(task_id).attempt
+    state = service.get_task(task_id)
+    attempt = state.attempt
     found = service.store.read_entries(
         task_id, after=after, before=before, limit=limit + 1, level=level, stage=stage, contains=contains
     )
     page, characters = LogPage(task_id=task_id, entries=[]), 0
+    if state.removed_until is not None and after < state.removed_until:
+        page.removed_until = state.removed_until
     for entry in found[:limit]:
         wire = to_wire(entry, attempt) if metrics is None else narrow(to_wire(entry, attempt), metrics)
         page.entries.append(StoredLogEntry(id=entry.seq, **wire))

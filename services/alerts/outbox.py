@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from prometheus_client import Counter
 from sqlalchemy import Connection, update
 
 from models.alerts import WebhookBody
@@ -49,6 +50,14 @@ class Outbox:
         self._busy: set[int] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alert-outbox", daemon=True)
+        self.attempts = Counter(
+            "training_alert_deliveries",
+            "Attempts to deliver an alert: delivered, to be tried again (pending), or given up (failed)",
+            ["outcome"],
+            registry=None,
+        )
+        for outcome in ("delivered", "pending", "failed"):
+            self.attempts.labels(outcome)
 
     def start(self) -> None:
         self._thread.start()
@@ -106,6 +115,7 @@ class Outbox:
             delay = min(self._first_delay_s * 2 ** (tries - 1), MAX_DELAY_S) * random.uniform(0.5, 1)  # noqa: S311
             state = "failed" if error.final or tries >= MAX_TRIES else "pending"
             changes = {"tries": tries, "state": state, "error": str(error), "next_at": time.time() + delay}
+        self.attempts.labels(changes["state"]).inc()
         self._apply(Apply(partial(_settle, key=row["id"], changes=changes)))
         return bool(changes["state"] == "delivered")
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from prometheus_client import Counter
 from pydantic import ValidationError
 from sqlalchemy import Connection, delete, insert
 
@@ -47,6 +48,11 @@ class AlertService:
             first_delay_s=first_delay_s,
             is_owner=lambda: service.is_owner,
         )
+
+    @property
+    def delivery_attempts(self) -> Counter:
+        """By their outcome."""
+        return self._outbox.attempts
 
     def start(self) -> None:
         """Begin to evaluate and deliver; in a replica, once it owns the store."""

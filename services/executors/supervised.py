@@ -145,6 +145,10 @@ class SupervisedTrainer:
         fcntl.flock(output, fcntl.LOCK_UN)
         return False
 
+    def processes(self) -> list[Process]:
+        """The trainer, and all that it has started, as far as they are still there."""
+        return below({self._supervisor.pid}, running()) if self.is_supervised() else []
+
     def stop(self) -> None:
         """Ask it to end, and make it end when it does not. Returns at once."""
         if self.is_supervised():

@@ -38,6 +38,11 @@ _MIGRATIONS = Path(__file__).parent / "migrations/versions"
 """Each in a file whose name begins with its revision, so that Alembic need not be imported to know them."""
 
 
+def known_revisions() -> set[str]:
+    """Of stores that this program can open."""
+    return {SCHEMA_REVISION, *(path.name.partition("_")[0] for path in _MIGRATIONS.glob("*.py"))}
+
+
 class Database:
     """An open and up-to-date store, owned by this process.
 
@@ -170,6 +175,13 @@ class Database:
         self._keeper.start()
         return True
 
+    def size(self) -> int:
+        """Bytes on the disk, the write-ahead log of SQLite included. Raises: DBAPIError, OSError."""
+        if self._file is not None:
+            return self._file.size()
+        with self.engine.connect() as connection:
+            return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
+
     def close(self) -> None:
         """Give up ownership and all connections."""
         self._closing.set()
@@ -222,6 +234,7 @@ class Database:
 
     def _configure_sqlite(self, connection: Any, _record: object) -> None:
         cursor = connection.cursor()
+        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has an effect on an empty file alone
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={self._synchronous}")
         cursor.execute("PRAGMA foreign_keys=ON")
@@ -358,8 +371,7 @@ class Database:
                 "`python -m services.storage.copy` of the same release, which begins anew; what it was copied from is "
                 "as it was."
             )
-        known = {SCHEMA_REVISION, *(path.name.partition("_")[0] for path in _MIGRATIONS.glob("*.py"))}
-        if revision is not None and revision not in known:
+        if revision is not None and revision not in known_revisions():
             raise StoreUnusable(
                 f"The store {self.name} is of a newer release (schema revision {revision!r}; this one knows up to "
                 f"{SCHEMA_REVISION!r}). It was left as it is: run that release, or give this one a store of its own."

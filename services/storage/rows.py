@@ -16,7 +16,7 @@ from services.task_state import TaskState
 
 _CHANGING = ("device", "status", "reason", "error", "progress", "current_epoch", "total_epochs", "latest_metrics",
              "stage", "last_seq", "updated_at", "request", "warnings", "percents", "attempt", "history",
-             "priority", "revision")  # fmt: skip
+             "priority", "revision", "removed_until")  # fmt: skip
 _ONCE = ("task_id", "task_type", "name", "description", "output_dir", "created_at")
 _AS_JSON: Mapping[str, Callable[[Any], Any]] = {
     "latest_metrics": dict,

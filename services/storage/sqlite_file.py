@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _OURS, _REVISION = frozenset({"tasks", "log_entries", "metric_points"}), "alembic_version"
 """Tables that every store has had from its first release on."""
-_OPEN, _CLOSED = "in use", "closed"
+_OPEN, _CLOSED, _REPLACING = "in use", "closed", "replacing"
 _NOTE = "{} {:020d}"
 """In the lock file: whether the store is in use, and its bytes. Always as long, so that a full disk takes a change."""
 
@@ -57,6 +58,10 @@ class SqliteFile:
         """For connections: SQLite itself must never make the file, which would be another one."""
         return f"{self.path.as_uri()}?mode=rw"
 
+    def size(self) -> int:
+        """Bytes of the file and its write-ahead log. Raises: OSError: it is gone."""
+        return self.path.stat().st_size + (_size_of(self._wal_path) or 0)
+
     def claim(self) -> None:
         """Become the owner of the store, whose file is made where there is none, until `release`.
 
@@ -75,6 +80,39 @@ class SqliteFile:
         except OSError as error:
             raise StoreUnusable(f"The store {self.path} cannot be written to: {error.strerror or error}.") from error
 
+    def replace_with(self, prepared: Path) -> Path | None:
+        """Put another store, which is in the same folder, in the place of this one; returns where this one is kept.
+
+        Where it is cut short, no service begins until it is done again.
+
+        Raises:
+            StoreInUse: a service owns this one.
+            OSError: the folder cannot be written to.
+        """
+        kept = None
+        try:
+            self._lock(self._lock_path)
+            if self.path.exists():
+                self._lock(self.path)
+                kept = self._beside(f".before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+            self._note(_REPLACING)
+            os.fsync(self._locks[0])
+            for suffix in ("-wal", "-shm", ""):
+                found = self._beside(suffix)
+                if found.exists() and kept is not None:
+                    found.rename(kept.with_name(kept.name + suffix))
+                else:
+                    found.unlink(missing_ok=True)  # of a store that is gone, of which it is no use
+            prepared.rename(self.path)
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            self._locks.append(folder)
+            os.fsync(folder)
+            self._size = _size_of(self.path) or 0
+            self._note(_CLOSED)
+        finally:
+            self.release()
+        return kept
+
     def _lock(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._locks.append(descriptor)
@@ -86,6 +124,8 @@ class SqliteFile:
     def _look_for_losses(self, noted: str, noted_size: int) -> None:
         """Raises: StoreUnusable: an empty store, or a part, would take the place of one that had something in it."""
         size, log_size = _size_of(self.path), _size_of(self._wal_path)
+        if noted == _REPLACING:
+            raise StoreUnusable(f"A restore of {self.path} was cut short: run it again.")
         if size is None and log_size:
             loss = f"is gone, but a part of it is still there: {self._wal_path}"
         elif size == 0 and noted:
@@ -174,7 +214,9 @@ class SqliteFile:
     def _noted(self) -> tuple[str, int]:
         """Nothing, where no service has had the store open, or an older release."""
         words = os.pread(self._locks[0], 64, 0).decode("ascii", "replace").rpartition(" ")
-        return (words[0], int(words[2])) if words[0] in (_OPEN, _CLOSED) and words[2].isdecimal() else ("", 0)
+        return (
+            (words[0], int(words[2])) if words[0] in (_OPEN, _CLOSED, _REPLACING) and words[2].isdecimal() else ("", 0)
+        )
 
 
 def _some(tables: set[str]) -> str:

@@ -16,6 +16,7 @@ from services.errors import StorageUnavailable
 from services.log_entry import LogEntry
 from services.parsing import Memory
 from services.storage.database import Database
+from services.storage.reading import ReadOnlyDatabase
 from services.storage.rows import entry_from_row, task_from_row
 from services.storage.tables import device_limits, is_rare, log_entries, tasks, upper_level
 from services.task_state import TaskState
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Reader:
     """What reads have in common."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database | ReadOnlyDatabase) -> None:
         self._engine = database.engine
 
     @contextmanager
@@ -66,6 +67,11 @@ class Store(Reader):
     def count_tasks(self) -> int:
         with self._reading() as connection:
             return connection.scalar(select(func.count()).select_from(tasks)) or 0
+
+    def count_by_status(self) -> dict[str, int]:
+        with self._reading() as connection:
+            query = select(tasks.c.status, func.count().label("total")).group_by(tasks.c.status)
+            return {row.status: row.total for row in connection.execute(query)}
 
     def active_tasks(self) -> list[TaskState]:
         """Tasks that have not ended, oldest first."""

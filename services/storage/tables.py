@@ -6,6 +6,8 @@ one; a metric point carries the sequence number of the line it was read from, an
 of accuracies that are percent; `log_position` and `parser_memory` say where and how a log is read on.
 `device_limits` holds only the limits that were set while the service ran; they win over its settings.
 
+`tasks.removed_until` says how far a task's log has been removed (`services.storage.retention`).
+
 `tasks.revision` counts how often the task's lines have been read again: what was known of its metrics before is void.
 `metric_buckets` says of each full run of points of a series where its extremes are (`services.storage.buckets`), so
 that a long series can be drawn without being read. `notices` are events that are no lines: a task was read again, or
@@ -41,7 +43,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0008"
+SCHEMA_REVISION = "0009"
 """Newest migration; a store at this revision is opened without importing Alembic."""
 
 _RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -89,6 +91,7 @@ tasks = Table(
     Column("attempt", Integer, nullable=False, server_default="1"),
     Column("history", JSON(none_as_null=True)),
     Column("revision", Integer, nullable=False, server_default="0"),
+    Column("removed_until", BigInteger),
     Column("last_seq", BigInteger, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from prometheus_client import Counter as Count
+from prometheus_client import Histogram
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
@@ -51,6 +54,7 @@ MAX_BATCH_CHARACTERS = 8_000_000
 """Of the messages in one transaction. The last line may go beyond it."""
 UNSTORABLE = "This line could not be stored; the log of the service says why."
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_COMMIT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 _INSERT_TASK = insert(tasks)
 _INSERT_ENTRY = insert(log_entries)
@@ -107,6 +111,10 @@ class Writer:
         self._closing = threading.Event()
         self._refusal: Callable[[], ServiceError] | None = None
         self.degraded: str | None = None
+        self.lines = Count("training_log_lines", "Log lines that were committed", registry=None)
+        self.commits = Histogram(
+            "training_commit_seconds", "How long a commit took", buckets=_COMMIT_BUCKETS_S, registry=None
+        )
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     def start(self) -> None:
@@ -130,6 +138,11 @@ class Writer:
             self._has_space.notify_all()
         for done in dropped:
             done.set_exception(why())
+
+    @property
+    def depth(self) -> int:
+        """How much waits to be written."""
+        return len(self._queue)
 
     def submit(
         self,
@@ -244,6 +257,7 @@ class Writer:
         """Write a batch whole, again and again while the store is unavailable; one bad operation fails alone."""
         attempt = 0
         while True:
+            began = time.perf_counter()
             try:
                 committed, notices = self._write([operation for operation, _ in batch], again=attempt > 0)
             except OwnershipLost as lost:
@@ -263,6 +277,8 @@ class Writer:
                 self._refuse(batch[0], error)
                 return
             break
+        self.commits.observe(time.perf_counter() - began)
+        self.lines.inc(sum(len(task.entries) for task in committed))
         if self.degraded is not None:
             logger.warning("The store takes writes again")
             self.degraded = None

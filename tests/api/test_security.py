@@ -33,6 +33,9 @@ ROUTES = [
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
     ("GET", "/api/v1/health"),
+    ("GET", "/api/v1/health/live"),
+    ("GET", "/api/v1/health/ready"),
+    ("GET", "/metrics"),
     ("POST", "/api/v1/session"),
     ("DELETE", "/api/v1/session"),
     ("GET", "/api/v2/models"),
@@ -372,7 +375,8 @@ def guarded_http(serve_module: ServeModule) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [*(route for route in ROUTES if route[1] != "/api/v1/health"), ("OPTIONS", "/api/v2/models")]
+    ("method", "path"),
+    [*(route for route in ROUTES if not route[1].startswith("/api/v1/health")), ("OPTIONS", "/api/v2/models")],
 )
 def test_without_a_token_every_route_is_closed(guarded_http: httpx.Client, method: str, path: str) -> None:
     answer = guarded_http.request(method, path)
@@ -382,7 +386,8 @@ def test_without_a_token_every_route_is_closed(guarded_http: httpx.Client, metho
 
 
 def test_health_is_open_for_load_balancers(guarded_http: httpx.Client) -> None:
-    assert guarded_http.get("/api/v1/health").status_code == 200
+    for path in ("/api/v1/health", "/api/v1/health/live", "/api/v1/health/ready"):
+        assert guarded_http.get(path).status_code == 200
 
 
 @pytest.mark.parametrize("value", [f"Bearer {TOKEN}", f"bearer {TOKEN}", f"Bearer   {TOKEN}", "Bearer second"])
