@@ -222,10 +222,11 @@ class TestRoom:
     def test_a_new_sqlite_store_gives_room_back(
         self, base: BaseService, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        if not database.is_sqlite:
-            pytest.skip("PostgreSQL does that by itself (autovacuum)")
         monkeypatch.setattr(keeping, "FEW_PAGES", 16)
         fill(base, "t", lines=20_000)
+        if not database.is_sqlite:  # PostgreSQL does that by itself (autovacuum)
+            assert keeper(base).run_once().store_bytes == 0
+            return
         with database.engine.connect() as connection:
             before = connection.scalar(text("PRAGMA page_count")) or 0
         removed = keeper(base).run_once()
