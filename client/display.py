@@ -130,7 +130,7 @@ class LiveBoard(Board):
 
     def _fitting(self) -> list[str]:
         """The first columns, as many as the terminal has room for."""
-        room, found = self.console.width - len("epoch") - 2, []
+        room, found = self.console.width - len("epoch") - 3, []  # with the table's edges
         for name in self.columns:
             widest = max((len(shown(name, each.get(name))) for each in self.epochs.values()), default=0)
             room -= max(widest, cell_len("lr" if name == "learning_rate" else name)) + 2

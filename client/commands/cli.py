@@ -15,7 +15,7 @@ from client.commands.control import resume, stop
 from client.commands.exits import MEANINGS, MISTAKE, OK, USAGE
 from client.commands.listing import list_tasks, status
 from client.commands.logs import logs
-from client.commands.session import connected
+from client.commands.session import Session, connected
 from client.commands.start import start
 from client.commands.transfer import export, import_log
 from client.commands.watch import watch
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trainctl.main(prog_name=NAME, complete_var=VARIABLE)
         # Not `trainctl.main`, which ends with 1 where a pipe is closed, and forgets what an interrupt says.
         with trainctl.make_context(NAME, list(sys.argv[1:] if arguments is None else arguments)) as ctx:
+            ctx.call_on_close(ctx.ensure_object(Session).close)
             result = trainctl.invoke(ctx)
         sys.stdout.flush()
     except BrokenPipeError:

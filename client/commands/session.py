@@ -47,6 +47,10 @@ class Session:
         except ValueError as error:
             raise Unusable(f"{error}. Correct --url or TRAINING_SERVICE_URL.") from error
 
+    def close(self) -> None:
+        if "client" in vars(self):
+            self.client.close()
+
     @property
     def is_local(self) -> bool:
         """Whether the service sees the files that this command sees, as far as can be told from its address."""

@@ -98,7 +98,9 @@ class _Watching:
             board = _Picture(self._session.screen, label=label)
         else:
             board = PlainBoard(self._session.screen, label=label)
-        board.update(task)
+        board.columns = self._columns(set(values_of(task)))
+        if self._is_live or not task.status.is_terminal:
+            board.update(task)
         return board
 
     def to_the_end(self) -> None:
@@ -133,7 +135,7 @@ class _Watching:
             case StoredLogEntry():
                 assert board is not None
                 self._trouble = ""
-                board.columns = self._columns(board, news)
+                board.columns = self._columns({*board.latest, *(news.metrics or ())})
                 board.add(news)
                 if self._session.json and (news.metrics or news.status):
                     print_json({"task_id": task_id, **news.model_dump(mode="json", exclude_unset=True)})
@@ -145,6 +147,7 @@ class _Watching:
             case MetricsResponse():
                 assert board is not None
                 _remember(board, news)
+                board.columns = self._columns({*board.latest})
             case str():
                 if not self._is_live and not self._session.json and news != self._trouble:
                     print_line(self._session.screen, news)
@@ -154,11 +157,11 @@ class _Watching:
             case _:
                 raise news
 
-    def _columns(self, board: Board, entry: StoredLogEntry) -> tuple[str, ...]:
+    def _columns(self, names: set[str]) -> tuple[str, ...]:
         """The usual metrics first, then whatever else a trainer prints."""
         if self._metrics:
             return tuple(self._metrics)
-        known = {*board.latest, *(entry.metrics or ())} - PLACES
+        known = names - PLACES
         usual = [name for name in COLUMNS if name in known]
         return (*usual, *sorted(known.difference(COLUMNS)))
 
