@@ -18,6 +18,7 @@ from client.errors import refusal, unexpected, unreachable
 from client.follow import EventFollower, LogFollower, ServiceEvent
 from models.alerts import Channel, Firing, FiringList, Rule
 from models.history import ComparisonResponse, MetricsResponse
+from models.provenance import ProvenanceResponse
 from models.results import RequestResponse
 from models.schemas import (
     ActionResponse,
@@ -134,6 +135,11 @@ class TrainingClient:
     def request(self, task_id: str) -> RequestResponse:
         """What a task was asked for; of a command's environment the names alone."""
         return self._ask("GET", f"{task_path(task_id)}/request", RequestResponse)
+
+    def provenance(self, task_id: str, *, attempt: int | None = None, against: str | None = None) -> ProvenanceResponse:
+        """What a run was made from: code, packages, machine, data; `against` another task: in what they differ."""
+        query = given(attempt=attempt, against=against)
+        return self._ask("GET", f"{task_path(task_id)}/provenance", ProvenanceResponse, params=query)
 
     def tasks(self, status: str | Sequence[str] | None = None, *, page_size: int = 100) -> Iterator[TaskResponse]:
         """All tasks, or those in one of these states, newest first, fetched page by page as they are read."""

@@ -38,6 +38,7 @@ from services.log_handler import TrainingLogHandler
 from services.memory import release_free_memory
 from services.parsing import LineParser, Memory, check_reading
 from services.paths import PathPolicy
+from services.provenance import ProvenanceKeeper
 from services.requests import NO_GPU, from_stored, from_stored_unchecked, problems_in_words
 from services.scheduler import Scheduler
 from services.state_machine import (
@@ -101,6 +102,9 @@ class Lifecycle(BaseService):
         self._trainings: dict[str, LiveTraining] = {}
         self._deadlines = Deadlines(self._expire)
         self._closing = False
+        self.provenance = ProvenanceKeeper(
+            database, lambda record: self._writer.submit(record, wait_for_space=False), gpus, paths.roots
+        )
 
     def resume_queue(self) -> None:
         """Take up what an earlier service process left.
@@ -274,6 +278,16 @@ class Lifecycle(BaseService):
         try:
             if not training.is_resumed:  # what the request names may lead elsewhere by now
                 check_allowed(training.request, self._paths, allow_commands=self._allow_commands)
+            self.provenance.begin(
+                task_id,
+                training.request,
+                device,
+                attempt=training.attempt,
+                is_resumed=training.is_resumed,
+                in_this_process=not training.executor.survives_restart,
+                is_cancelled=training.stop.is_set,
+            )
+            if not training.is_resumed:
                 self.flush_log(task_id)  # the next service must know of whatever is running
             training.executor.run(self._run(task_id, training, device), trainer_logger, training.stop.is_set)
         except Detached:

@@ -14,6 +14,7 @@ from client.commands.screen import print_json, print_line, print_table
 from client.commands.session import Session, TaskName, connected, pass_session
 from client.display import shown
 from models.history import ComparedMetric, ComparisonResponse
+from models.provenance import ProvenanceResponse
 
 LONGEST_VALUE = 60
 FEWEST_POINTS = 16
@@ -23,9 +24,10 @@ FEWEST_POINTS = 16
 @click.command()
 @click.argument("tasks", metavar="TASK TASK...", nargs=-1, required=True, type=TaskName())
 @click.option("--metrics", help="These only, separated by commas.")
+@click.option("--diff", is_flag=True, help="Also in what code, packages, machine and data of their runs differ.")
 @connected
 @pass_session
-def compare(session: Session, tasks: tuple[str, ...], metrics: str | None) -> None:
+def compare(session: Session, tasks: tuple[str, ...], metrics: str | None, diff: bool) -> None:
     """Show the best value of each metric of several tasks, and what their requests differ in.
 
     Accuracies are percent. Where it is not known which values are good, the last one is shown.
@@ -34,10 +36,16 @@ def compare(session: Session, tasks: tuple[str, ...], metrics: str | None) -> No
     if len(ids) < 2:
         raise Unusable("Name two different tasks at least.")
     answer = session.client.compare(ids, names_in(metrics or "") or None, max_points=FEWEST_POINTS)
+    found = [session.client.provenance(task_id, against=ids[0]) for task_id in ids[1:]] if diff else []
     if session.json:
-        print_json({"comparison": answer.model_dump(mode="json", exclude_unset=True, exclude={"series"})})
+        whole: dict[str, Any] = {"comparison": answer.model_dump(mode="json", exclude_unset=True, exclude={"series"})}
+        if diff:
+            whole["provenance"] = [each.model_dump(mode="json", exclude_unset=True) for each in found]
+        print_json(whole)
         return
     _print_comparison(session, answer)
+    for each in found:
+        _print_differences(session, answer, each)
 
 
 def _print_comparison(session: Session, answer: ComparisonResponse) -> None:
@@ -60,6 +68,21 @@ def _print_comparison(session: Session, answer: ComparisonResponse) -> None:
                 for each in answer.differences
             ],
         )
+
+
+def _print_differences(session: Session, answer: ComparisonResponse, found: ProvenanceResponse) -> None:
+    """Of one task to the first; fields of their requests are in the comparison already."""
+    other = found.against or ""
+    print_line(session.screen, "")
+    if not (apart := [each for each in found.differences or () if not each.field.startswith("request.")]):
+        print_line(session.screen, f"{found.task_id} was made from the same as {other}.", "bold")
+        return
+    print_line(session.screen, "Different in what they were made from:", "bold")
+    tasks = (other, found.task_id)
+    heads = ["", *(_title(answer, task_id) for task_id in tasks)]
+    print_side_by_side(
+        session, heads, [[each.field, *(_value(each.values, task_id) for task_id in tasks)] for each in apart]
+    )
 
 
 def print_side_by_side(session: Session, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,6 +10,8 @@ of accuracies that are percent; `log_position` and `parser_memory` say where and
 `metric_buckets` says of each full run of points of a series where its extremes are (`services.storage.buckets`), so
 that a long series can be drawn without being read. `notices` are events that are no lines: a task was read again, or
 deleted; `after_row` is the last row of `log_entries` before it, so that both have one order.
+
+`provenance` has for each run of a task what it was made from, and under attempt 0 the request as it was sent.
 """
 
 from __future__ import annotations
@@ -168,6 +170,15 @@ notices = Table(
     Column("data", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
+)
+
+provenance = Table(
+    "provenance",
+    metadata,
+    Column("task_id", String(64), ForeignKey("tasks.task_id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("recorded_at", UtcDateTime, nullable=False),
+    Column("record", JSON, nullable=False),
 )
 
 device_limits = Table(
