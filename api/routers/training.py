@@ -142,7 +142,7 @@ def answer(
 
 async def _sent(request: Request) -> Any:
     """The body as it was sent: the request that is made of it has defaults, and other types here and there."""
-    return await request.json()
+    return await request.json() if await request.body() else None
 
 
 Sent = Annotated[Any, Depends(_sent)]

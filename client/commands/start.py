@@ -27,7 +27,7 @@ EXAMPLES = """\b
 Examples:
   trainctl start --model resnet18 --num-classes 10 --train-path data/train --val-path data/val --save-path runs
   trainctl start --file request.json --learning-rate 0.01
-  trainctl start --like digits --seed 1 --watch
+  trainctl start --like digits --seed 2 --watch
   trainctl start --device cpu -- python train.py --epochs 10
 """
 

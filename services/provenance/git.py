@@ -26,6 +26,7 @@ _SAFE: Final[Mapping[str, str]] = {
     "core.fsmonitor": "false",
     "core.hooksPath": "/dev/null",
     "core.untrackedCache": "false",
+    "diff.autoRefreshIndex": "false",
     "core.pager": "cat",
     "core.sshCommand": "false",
     "protocol.allow": "never",
