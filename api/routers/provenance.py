@@ -38,16 +38,21 @@ def get_provenance(
     Recorded before the trainer begins: until then, and of tasks of older releases, there is the request alone. With
     `against` the answer also says in what the last runs of the two tasks differ.
     """
-    record = _record(service, task_id, attempt)
+    record = record_of(service, task_id, attempt)
     if against is not None:
-        both = {task_id: record, against: _record(service, against, None)}
+        both = {task_id: record, against: record_of(service, against)}
         found = differences(both) if against != task_id else {}
         record["against"] = against
         record["differences"] = [{"field": path, "values": values} for path, values in found.items()]
     return record
 
 
-def _record(service: TrainingService, task_id: str, attempt: int | None) -> dict[str, Any]:
+def record_of(service: TrainingService, task_id: str, attempt: int | None = None) -> dict[str, Any]:
+    """What is known of one run of a task, or of its last.
+
+    Raises:
+        TaskNotFound: there is no such task.
+    """
     state = service.get_task(task_id)
     sent, record = service.provenance.read(task_id, attempt)
     about: dict[str, Any] = {"task_id": task_id}

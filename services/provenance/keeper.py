@@ -94,7 +94,7 @@ class ProvenanceKeeper:
         return (sent.content if sent else {}), record
 
     def _keep(self, task_id: str, attempt: int, content: Mapping[str, Any]) -> None:
-        cleaned = _storable(without_secrets(content))
+        cleaned = without_secrets(_storable(content))
         with suppress(StorageUnavailable):  # closing
             self._submit(write(task_id, Record(attempt, datetime.now(UTC), cleaned)))
 

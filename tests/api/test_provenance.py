@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from app_refactored import create_app
 from client import TrainingClient
@@ -194,3 +195,16 @@ def test_an_imported_log_has_its_file(serve: Serve, tmp_path: Path) -> None:
     assert found["data"]["path"]["bytes"] == log.stat().st_size
     assert found["request"] == {"path": str(log), "task_id": "old"}
     assert not {"code", "packages", "host"} & found.keys()
+
+
+def test_tensorboard_shows_it_beside_the_curves(commands: httpx.Client, code: Path, tmp_path: Path) -> None:
+    body = {"command": [sys.executable, "train.py"], "working_dir": str(code), "device": "cpu"}
+    run(commands, "on-board", **body)
+    answer = commands.get(f"{TRAINING}/on-board/metrics/export", params={"format": "tensorboard"})
+    (tmp_path / "events.out.tfevents.x").write_bytes(answer.content)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["train_loss"]
+    (text,) = events.Tensors("provenance")
+    assert run_git(code, "rev-parse", "HEAD") in text.tensor_proto.string_val[0].decode()
+    assert events.SummaryMetadata("provenance").plugin_data.plugin_name == "text"
