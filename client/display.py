@@ -26,6 +26,8 @@ from models.schemas import StoredLogEntry, TaskResponse, TaskStatus
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "macro_f1", "mAP", "learning_rate")
 EPOCHS_SHOWN = 12
 LINES_SHOWN = 6
+VALUES_SHOWN = 4
+"""Latest values that a line has room for, of a log that counts no epochs."""
 PLAIN_INTERVAL = 10.0
 """Seconds between progress lines where there is no terminal."""
 
@@ -89,6 +91,8 @@ class Board:
                 parts.append(f"{speed:.0f} images/s")
             if (left := latest.get("eta")) is not None:
                 parts.append(f"{left:.0f} s to the epoch's end")
+        if not self.epochs:
+            parts += [f"{name} {shown(name, latest[name])}" for name in self.columns if name in latest][:VALUES_SHOWN]
         return ", ".join(parts)
 
 
@@ -126,13 +130,16 @@ class LiveBoard(Board):
         table = Table("epoch", *heads, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for epoch in sorted(self.epochs)[-EPOCHS_SHOWN:]:
             table.add_row(str(epoch), *(shown(name, self.epochs[epoch].get(name)) for name in columns))
+        if not self.epochs and self.latest:  # a log that counts none
+            table.add_row("", *(shown(name, self.latest.get(name)) for name in columns))
         return table
 
     def _fitting(self) -> list[str]:
         """The first columns, as many as the terminal has room for."""
         room, found = self.console.width - len("epoch") - 3, []  # with the table's edges
         for name in self.columns:
-            widest = max((len(shown(name, each.get(name))) for each in self.epochs.values()), default=0)
+            values = self.epochs.values() if self.epochs else [self.latest]
+            widest = max(len(shown(name, each.get(name))) for each in values)
             room -= max(widest, cell_len("lr" if name == "learning_rate" else name)) + 2
             if room < 0:
                 break

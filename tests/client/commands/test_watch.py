@@ -78,6 +78,15 @@ def test_ctrl_c_leaves_the_training_running(
     client.stop("goes-on")
 
 
+def test_a_log_that_counts_no_epochs_shows_its_latest_values(server: RunningServer, client: TrainingClient) -> None:
+    program = "import time\nfor n in range(9999):\n print(f'loss: 0.{n:04}', flush=True)\n time.sleep(0.05)"
+    client.start(command=[sys.executable, "-c", program], working_dir="/", device="cpu", task_id="no-epochs")
+    with Terminal("watch", "no-epochs", url=server.url) as terminal:
+        terminal.wait_for("running, train_loss 0.00")
+        client.stop("no-epochs")
+        assert terminal.end() == 1
+
+
 @pytest.mark.parametrize(("columns", "shows_accuracy"), [(30, False), (80, True)])
 def test_a_picture_fits_its_terminal(
     server: RunningServer, client: TrainingClient, train: Callable[..., str], columns: int, shows_accuracy: bool
