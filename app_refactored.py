@@ -37,6 +37,7 @@ from api.routers import (
     history,
     monitoring,
     parsing,
+    provenance,
     resources,
     results,
     session,
@@ -149,6 +150,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     app.include_router(events.router)  # these come first: their fixed words are no tasks
     app.include_router(history.router)
     app.include_router(results.router)
+    app.include_router(provenance.router)
     app.include_router(training.router, max_body_size=configured.max_body_bytes)
     app.include_router(parsing.router, max_body_size=configured.max_body_bytes)
     app.include_router(resources.router, max_body_size=configured.max_body_bytes)

@@ -29,8 +29,8 @@ from rich.table import Table
 
 from client import ServiceError, ServiceUnreachable, TrainingClient
 from client.demo.digits import digit_folders
-from client.demo.display import Board, PlainBoard, board_for, printable, say, shown
 from client.demo.local_service import NoServiceError, free_url, service_at
+from client.display import Board, PlainBoard, board_for, printable, say, shown
 from client.training_client import is_loopback
 from models.schemas import StoredLogEntry, TaskResponse, TaskStatus
 

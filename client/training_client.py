@@ -18,6 +18,8 @@ from client.errors import refusal, unexpected, unreachable
 from client.follow import EventFollower, LogFollower, ServiceEvent
 from models.alerts import Channel, Firing, FiringList, Rule
 from models.history import ComparisonResponse, MetricsResponse
+from models.provenance import ProvenanceResponse
+from models.results import RequestResponse
 from models.schemas import (
     ActionResponse,
     CheckResponse,
@@ -38,6 +40,7 @@ from models.schemas import (
 TRAINING = "/api/v2/training"
 RESOURCES = "/api/v2/resources"
 ALERTS = "/api/v2/alerts"
+LAST_LINE = 2**63 - 1
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -123,10 +126,20 @@ class TrainingClient:
         """Read a task's log once more, with other `metric_definitions` or another `log_format`."""
         return self._ask("POST", f"{task_path(task_id)}/reparse", TaskResponse, json=reading)
 
-    def status(self, task_id: str, metrics: Iterable[str] | None = None) -> TaskResponse:
-        """A task with its latest metrics, or only those named in `metrics`."""
+    def status(self, task_id: str, metrics: Iterable[str] | None = None, *, history: bool = False) -> TaskResponse:
+        """A task with its latest metrics, or only those named in `metrics`; `history`: with every change of status."""
         query = {} if metrics is None else {"metrics": ",".join(metrics)}
+        query |= {"history": "true"} if history else {}
         return self._ask("GET", task_path(task_id), TaskResponse, params=query)
+
+    def request(self, task_id: str) -> RequestResponse:
+        """What a task was asked for; of a command's environment the names alone."""
+        return self._ask("GET", f"{task_path(task_id)}/request", RequestResponse)
+
+    def provenance(self, task_id: str, *, attempt: int | None = None, against: str | None = None) -> ProvenanceResponse:
+        """What a run was made from: code, packages, machine, data; `against` another task: in what they differ."""
+        query = given(attempt=attempt, against=against)
+        return self._ask("GET", f"{task_path(task_id)}/provenance", ProvenanceResponse, params=query)
 
     def tasks(self, status: str | Sequence[str] | None = None, *, page_size: int = 100) -> Iterator[TaskResponse]:
         """All tasks, or those in one of these states, newest first, fetched page by page as they are read."""
@@ -170,6 +183,17 @@ class TrainingClient:
             yield from page.entries
             position = page.next_after
 
+    def history_backwards(
+        self, task_id: str, *, stage: Stage | str | None = None, contains: str | None = None, page_size: int = 500
+    ) -> Iterator[StoredLogEntry]:
+        """The log so far, newest line first: its end is read without the rest."""
+        query = {"limit": page_size, **given(stage=stage, contains=contains)}
+        position: int | None = LAST_LINE
+        while position is not None:
+            page = self._ask("GET", f"{task_path(task_id)}/logs/history", LogPage, params={**query, "before": position})
+            yield from reversed(page.entries)
+            position = page.next_before
+
     def follow(self, task_id: str, after: int = 0) -> Iterator[StoredLogEntry]:
         """Every line of a task's log after `after`, each once, as they are written, until the task is over.
 
@@ -203,21 +227,31 @@ class TrainingClient:
 
         TensorBoard reads files alone whose name has `tfevents` in it: `runs/a/events.out.tfevents.a`.
         """
-        query = given(format=format, names=None if names is None else ",".join(names))
         part = Path(f"{os.fspath(file)}.part")
+        try:
+            with part.open("wb") as written_to:
+                for piece in self.exported(task_id, format, names):
+                    written_to.write(piece)
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def exported(
+        self,
+        task_id: str,
+        format: Literal["csv", "jsonl", "tensorboard"] = "csv",  # noqa: A002 - as in `export`
+        names: Iterable[str] | None = None,
+    ) -> Iterator[bytes]:
+        """The file that `export` writes, in pieces as they come."""
+        query = given(format=format, names=None if names is None else ",".join(names))
         try:
             with self._http.stream("GET", f"{task_path(task_id)}/metrics/export", params=query) as response:
                 if not response.is_success:
                     response.read()
                     raise refusal(response)
-                with part.open("wb") as written_to:
-                    for piece in response.iter_bytes():
-                        written_to.write(piece)
-            part.replace(file)
+                yield from response.iter_bytes()
         except httpx.RequestError as error:
             raise unreachable(self._http.base_url, error) from error
-        finally:
-            part.unlink(missing_ok=True)
 
     def compare(self, task_ids: Iterable[str], names: Iterable[str] | None = None, **query: Any) -> ComparisonResponse:
         """Tasks side by side: their series on one axis, best and last values, and what their requests differ in."""

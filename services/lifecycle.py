@@ -42,6 +42,7 @@ from services.log_handler import TrainingLogHandler
 from services.memory import release_free_memory
 from services.parsing import LineParser, Memory, check_reading
 from services.paths import PathPolicy
+from services.provenance import ProvenanceKeeper
 from services.requests import NO_GPU, from_stored, from_stored_unchecked, problems_in_words
 from services.resource_samples import Running
 from services.scheduler import Scheduler
@@ -124,6 +125,9 @@ class Lifecycle(BaseService):
             "How long tasks have waited for their device, from when this service put them into the queue",
             buckets=_WAIT_BUCKETS_S,
             registry=None,
+        )
+        self.provenance = ProvenanceKeeper(
+            database, lambda record: self._writer.submit(record, wait_for_space=False), gpus, paths.roots
         )
 
     @property
@@ -372,6 +376,16 @@ class Lifecycle(BaseService):
         try:
             if not training.is_resumed:  # what the request names may lead elsewhere by now
                 check_allowed(training.request, self._paths, allow_commands=self._allow_commands)
+            self.provenance.begin(
+                task_id,
+                training.request,
+                device,
+                attempt=training.attempt,
+                is_resumed=training.is_resumed,
+                in_this_process=not training.executor.survives_restart,
+                is_cancelled=training.stop.is_set,
+            )
+            if not training.is_resumed:
                 self.flush_log(task_id)  # the next service must know of whatever is running
             run = self._run(task_id, training, device)
             training.executor.run(run, trainer_logger, lambda: self._is_to_stop(training))

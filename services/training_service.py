@@ -101,8 +101,11 @@ class TrainingService(Lifecycle):
                 queue.add(state.task_id, priority=state.priority, created_at=state.created_at, device=state.device)
         return queue
 
-    def start_training(self, request: AnyRequest) -> TaskState:
+    def start_training(self, request: AnyRequest, sent: Mapping[str, Any] | None = None) -> TaskState:
         """Check a request, give it a task, and run it as soon as its device is free.
+
+        Args:
+            sent: the body that the request was read from, to be kept as it was; if not given, the request itself is.
 
         Raises:
             InvalidRequest: a field cannot be used; each is named with what to do.
@@ -119,7 +122,7 @@ class TrainingService(Lifecycle):
         device = self.check_request(request)
         task_id = request.task_id or str(uuid.uuid4())
         with self._admission(task_id, device):
-            return self._accept(request, task_id, device)
+            return self._accept(request, task_id, device, sent)
 
     def check_request(self, request: AnyRequest) -> str:
         """The device that a request would get. Whether its id and its name are free shows at the start alone.
@@ -139,15 +142,17 @@ class TrainingService(Lifecycle):
             raise InvalidRequest.from_problems(problems)
         return device
 
-    def _accept(self, request: AnyRequest, task_id: str, device: str) -> TaskState:
+    def _accept(self, request: AnyRequest, task_id: str, device: str, sent: Mapping[str, Any] | None) -> TaskState:
         """Make a task of a request that has been checked, and run it as soon as its device is free."""
         if isinstance(request, TrainingRequest):
             with self._claims.noted(task_id, Path(request.save_path).absolute() / (request.name or task_id)):
                 output_dir = claim_output_dir(request.save_path, request.name, task_id, self._paths.save_roots)
-                return self._store_and_run(request, task_id, device, output_dir)
-        return self._store_and_run(request, task_id, device, self._runs_dir / task_id)
+                return self._store_and_run(request, task_id, device, output_dir, sent)
+        return self._store_and_run(request, task_id, device, self._runs_dir / task_id, sent)
 
-    def _store_and_run(self, request: AnyRequest, task_id: str, device: str, output_dir: Path) -> TaskState:
+    def _store_and_run(
+        self, request: AnyRequest, task_id: str, device: str, output_dir: Path, sent: Mapping[str, Any] | None
+    ) -> TaskState:
         entry = LogEntry(task_id, "INFO", f"Task accepted: {describe(request, device)}")
         unknown = unknown_fields(request)
         state = new_task(
@@ -169,6 +174,7 @@ class TrainingService(Lifecycle):
             if isinstance(error, TimeoutError):
                 raise StorageUnavailable("The store did not take the task in time. Look at its disk.") from error
             raise
+        self.provenance.accept(task_id, request, sent)
         warnings = doubts(request, device)
         # From here on the task is accepted: it is in the store, and will run. At worst its first lines
         # wait, or the service is closing and the next one takes it up.

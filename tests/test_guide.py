@@ -68,7 +68,8 @@ MAKE_SHIM = f'#!/bin/sh\nexec "$REAL_MAKE" -n -C "{ROOT}" "$@"\n'
 
 SCHEMATHESIS_SHIM = "#!/bin/sh\n"
 """It runs for minutes, in a test of its own."""
-SHIMS = {"python": PYTHON_SHIM, "make": MAKE_SHIM, "schemathesis": SCHEMATHESIS_SHIM}
+TRAINCTL_SHIM = '#!/bin/sh\nexec "$REAL_PYTHON" -m client.commands "$@"\n'
+SHIMS = {"python": PYTHON_SHIM, "make": MAKE_SHIM, "schemathesis": SCHEMATHESIS_SHIM, "trainctl": TRAINCTL_SHIM}
 
 
 def sections(path: Path) -> list[list[Block]]:
@@ -174,6 +175,7 @@ class Workplace:
             "REAL_PYTHON": sys.executable,
             "REAL_MAKE": shutil.which("make") or "",
             "TOKEN": TOKEN,
+            "TRAINING_SERVICE_URL": self.server.url,
             "no_proxy": "*",
         }
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, timeout=60, check=False)

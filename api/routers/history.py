@@ -12,6 +12,7 @@ from starlette.responses import StreamingResponse
 
 from api.deps import History, Service, TaskIdPath
 from api.errors import documented
+from api.routers.provenance import record_of
 from models.history import ComparisonResponse, MetricsResponse
 from services.errors import InvalidRequest
 from services.history.axis import Axis, began_at
@@ -147,7 +148,11 @@ def export_metrics(
     spreadsheet would take for a formula has an apostrophe in front.
     """
     state = service.get_task(task_id)
-    pieces = export(history, state, _split(names), format, Window(all_attempts=attempts == "all"))
+    about = None
+    if format == "tensorboard":
+        known = json.dumps(record_of(service, task_id), ensure_ascii=False, indent=1, default=str)
+        about = f"```json\n{known}\n```"
+    pieces = export(history, state, _split(names), format, Window(all_attempts=attempts == "all"), about)
     prefix = "events.out" if format == "tensorboard" else "metrics"
     headers = {"Content-Disposition": f'attachment; filename="{prefix}.{SUFFIXES[format]}.{_plain(task_id)}"'}
     if format != "tensorboard":

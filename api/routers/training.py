@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -143,6 +143,14 @@ def answer(
     return answers
 
 
+async def _sent(request: Request) -> Any:
+    """The body as it was sent: the request that is made of it has defaults, and other types here and there."""
+    return await request.json() if await request.body() else None
+
+
+Sent = Annotated[Any, Depends(_sent)]
+
+
 def _log_entry_schema() -> dict[str, Any]:
     schema = DetailedLogEntry.model_json_schema(ref_template="#/components/schemas/{model}")
     del schema["$defs"]  # other answers bring them among the components
@@ -156,12 +164,12 @@ def _log_entry_schema() -> dict[str, Any]:
     response_model_exclude_unset=True,
     responses=documented(400, 401, 403, 409, 413, 422, 429, 503),
 )
-def start_training(request: Annotated[StartRequest, Body()], service: Service) -> TaskResponse:
+def start_training(request: Annotated[StartRequest, Body()], service: Service, sent: Sent) -> TaskResponse:
     """检查请求并启动训练. Everything is checked before a device is taken; the task runs, or waits for its device.
 
     带 `command` 的请求运行自己的训练程序. A body with a `command` runs a trainer of your own, where that is allowed.
     """
-    return answer(service, service.start_training(request), with_history=None)[0]
+    return answer(service, service.start_training(request, sent), with_history=None)[0]
 
 
 @router.post("/check", summary="检查训练请求", responses=documented(400, 401, 403, 413, 422))
@@ -181,13 +189,13 @@ def check_training(request: Annotated[StartRequest, Body()], service: Service) -
     response_model_exclude_unset=True,
     responses=documented(400, 401, 403, 409, 413, 422, 429, 503),
 )
-async def import_training(request: ImportRequest, service: Service) -> TaskResponse:
+async def import_training(request: ImportRequest, service: Service, sent: Sent) -> TaskResponse:
     """把日志文件变成任务. Makes a task of the log file of a training that ran somewhere else.
 
     The answer waits up to 10 s for the end of the file, so most files are answered as `completed`. With `follow`
     it comes at once, and what is added to the file is read until the task is stopped.
     """
-    state = await run_in_threadpool(service.start_training, request)
+    state = await run_in_threadpool(service.start_training, request, sent)
     if not request.follow:
         await service.wait_for_end(state.task_id, IMPORT_WAIT_S)
     return answer(service, await run_in_threadpool(service.get_task, state.task_id), with_history=None)[0]

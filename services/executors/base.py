@@ -15,6 +15,10 @@ TRAINING_NICENESS = 10
 """Measured on 2 cores: requests are answered twice as fast beside a training, which keeps its full speed."""
 
 
+WITHHELD = ("API_TOKENS", "DATABASE_URL", "RAY_AUTH_TOKEN")
+"""Variables of the service's environment that are no trainer's business."""
+
+
 class Detached(Exception):
     """The service lets go of a trainer, which lives on; the next service takes it up again."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from models.schemas import CommandRequest, TrainingRequest
-from services.executors.base import Detached, Executor, Run
+from services.executors.base import WITHHELD, Detached, Executor, Run
 from services.executors.outcome import conclude
 from services.executors.output import CHUNK, POLL_S, LineLogger
 from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer, end_what_runs, not_writable
@@ -45,7 +45,7 @@ class ProcessExecutor(Executor):
         self,
         *,
         stop_grace_s: float = 10.0,
-        withheld: Collection[str] = ("API_TOKENS", "DATABASE_URL", "RAY_AUTH_TOKEN"),
+        withheld: Collection[str] = WITHHELD,
         roots: Roots = ANYWHERE,
     ) -> None:
         self._roots = roots

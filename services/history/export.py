@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, Final, Literal
 
 from services.history.axis import places
@@ -25,16 +26,25 @@ _FILE_VERSION: Final = "brain.Event:2"
 
 
 def export(
-    history: MetricHistory, state: TaskState, names: Iterable[str] | None, form: Format, window: Window
+    history: MetricHistory,
+    state: TaskState,
+    names: Iterable[str] | None,
+    form: Format,
+    window: Window,
+    about: str | None = None,
 ) -> Iterator[bytes]:
     """The points of these metrics, or of all, metric by metric and oldest first, in pieces of a file.
+
+    Args:
+        about: Markdown that stands beside them where the format has a place for it, which TensorBoard's has.
 
     Raises:
         StorageUnavailable: the store cannot be read.
     """
     superseded = history.superseded(state, window)
     rows = ((name, point) for name in names_of(state, names) for point in history.export(state, name, superseded))
-    return _in_chunks(_WRITERS[form](rows, state))
+    pieces = _WRITERS[form](rows, state)
+    return _in_chunks(chain(pieces, _text(about, state)) if about and form == "tensorboard" else pieces)
 
 
 def _csv(rows: Rows, _state: TaskState) -> Iterator[bytes]:
@@ -93,6 +103,25 @@ def _tensorboard(rows: Rows, state: TaskState) -> Iterator[bytes]:
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
+    yield buffer.getvalue()
+
+
+def _text(text: str, state: TaskState) -> Iterator[bytes]:
+    """What TensorBoard shows under "Text" (tensorboard/plugins/text/summary_v2.py): a tensor of one string."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from tensorboard.compat.proto.types_pb2 import DT_STRING
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    buffer = io.BytesIO()
+    value = Summary.Value(
+        tag="provenance",
+        metadata=SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text")),
+        tensor=TensorProto(dtype=DT_STRING, string_val=[text.encode()]),
+    )
+    event = Event(wall_time=state.created_at.timestamp(), step=0, summary=Summary(value=[value]))
+    RecordWriter(buffer).write(event.SerializeToString())
     yield buffer.getvalue()
 
 

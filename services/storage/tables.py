@@ -14,6 +14,7 @@ that a long series can be drawn without being read. `notices` are events that ar
 deleted; `after_row` is the last row of `log_entries` before it, so that both have one order.
 
 `ownership` has one row in a PostgreSQL store, and none in SQLite: see `services.storage.ownership`.
+`provenance` has for each run of a task what it was made from, and under attempt 0 the request as it was sent.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-SCHEMA_REVISION = "0009"
+SCHEMA_REVISION = "0010"
 """Newest migration; a store at this revision is opened without importing Alembic."""
 
 _RowId = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -173,6 +174,15 @@ notices = Table(
     Column("data", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
+)
+
+provenance = Table(
+    "provenance",
+    metadata,
+    Column("task_id", String(64), ForeignKey("tasks.task_id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("recorded_at", UtcDateTime, nullable=False),
+    Column("record", JSON, nullable=False),
 )
 
 device_limits = Table(

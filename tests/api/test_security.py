@@ -59,6 +59,7 @@ ROUTES = [
     ("GET", "/api/v2/training/some/metrics"),
     ("GET", "/api/v2/training/some/metrics/export"),
     ("GET", "/api/v2/training/some/request"),
+    ("GET", "/api/v2/training/some/provenance"),
     ("GET", "/api/v2/training/some/evaluation"),
     ("GET", "/api/v2/training/some/artifacts"),
     ("GET", "/api/v2/training/some/artifacts/some"),

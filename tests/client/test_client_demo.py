@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-from client import TrainingClient
-from client.demo import digits, display, local_service
+from client import TrainingClient, display
+from client.demo import digits, local_service
 from client.demo.local_service import NoServiceError, answers, free_url, service_at
 from models.schemas import StoredLogEntry, TaskResponse
 from tests.client.log_server import Log, serving

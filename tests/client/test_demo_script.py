@@ -13,8 +13,8 @@ from rich.console import Console
 import test_training_metrics as script
 from client import TrainingClient
 from client.demo import local_service
-from client.demo.display import Board
 from client.demo.local_service import answers, free_url
+from client.display import Board
 
 FAKE = Path(__file__).with_name("fake_app.py")
 

@@ -1,6 +1,7 @@
 """A training on the screen: a live picture on a terminal, plain lines everywhere else.
 
-Both are fed the same way, a log line at a time, which is all that a display of one's own needs too.
+Both are fed the same way, a log line at a time, which is all that a display of one's own needs too. The demonstration
+and `trainctl watch` show trainings by it.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -23,6 +26,8 @@ from models.schemas import StoredLogEntry, TaskResponse, TaskStatus
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "macro_f1", "mAP", "learning_rate")
 EPOCHS_SHOWN = 12
 LINES_SHOWN = 6
+VALUES_SHOWN = 4
+"""Latest values that a line has room for, of a log that counts no epochs."""
 PLAIN_INTERVAL = 10.0
 """Seconds between progress lines where there is no terminal."""
 
@@ -32,8 +37,11 @@ Number = int | float | None
 class Board:
     """What a display knows: the metrics of each epoch, the latest value of each, the last lines."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, label: str = "", columns: Sequence[str] = COLUMNS) -> None:
+        """`label` stands in front of plain lines, where several tasks share a screen; `columns` are metrics to show."""
         self.console = console
+        self.label = label
+        self.columns = tuple(columns)
         self.task: TaskResponse | None = None
         self.latest: dict[str, Number] = {}
         self.step: int | None = None
@@ -83,14 +91,16 @@ class Board:
                 parts.append(f"{speed:.0f} images/s")
             if (left := latest.get("eta")) is not None:
                 parts.append(f"{left:.0f} s to the epoch's end")
+        if not self.epochs:
+            parts += [f"{name} {shown(name, latest[name])}" for name in self.columns if name in latest][:VALUES_SHOWN]
         return ", ".join(parts)
 
 
 class LiveBoard(Board):
     """Progress bar, table of epochs and last lines, redrawn in place."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, **options: Any) -> None:
+        super().__init__(console, **options)
         self._live = Live(console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -98,7 +108,11 @@ class LiveBoard(Board):
         return self
 
     def show(self) -> None:
-        self._live.update(Group(self._bar(), self._table(), *self._log()))
+        self._live.update(self.picture())
+
+    def picture(self) -> Group:
+        """What is known now, as narrow as the terminal wants it."""
+        return Group(self._bar(), self._table(), *self._log())
 
     def close(self) -> None:
         self._live.stop()
@@ -106,14 +120,31 @@ class LiveBoard(Board):
     def _bar(self) -> Table:
         progress = self.task.progress if self.task else 0
         row = Table.grid(padding=(0, 1))
-        row.add_row(ProgressBar(total=100, completed=progress, width=30), f"{progress}%", self.position())
+        width = min(30, max(5, self.console.width // 3))
+        row.add_row(ProgressBar(total=100, completed=progress, width=width), f"{progress}%", self.position())
         return row
 
     def _table(self) -> Table:
-        table = Table("epoch", *COLUMNS[:-1], "lr", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        columns = self._fitting()
+        heads = ["lr" if name == "learning_rate" else name for name in columns]
+        table = Table("epoch", *heads, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for epoch in sorted(self.epochs)[-EPOCHS_SHOWN:]:
-            table.add_row(str(epoch), *(shown(name, self.epochs[epoch].get(name)) for name in COLUMNS))
+            table.add_row(str(epoch), *(shown(name, self.epochs[epoch].get(name)) for name in columns))
+        if not self.epochs and self.latest:  # a log that counts none
+            table.add_row("", *(shown(name, self.latest.get(name)) for name in columns))
         return table
+
+    def _fitting(self) -> list[str]:
+        """The first columns, as many as the terminal has room for."""
+        room, found = self.console.width - len("epoch") - 3, []  # with the table's edges
+        for name in self.columns:
+            values = self.epochs.values() if self.epochs else [self.latest]
+            widest = max(len(shown(name, each.get(name))) for each in values)
+            room -= max(widest, cell_len("lr" if name == "learning_rate" else name)) + 2
+            if room < 0:
+                break
+            found.append(name)
+        return found
 
     def _log(self) -> list[Text]:
         styles = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
@@ -131,8 +162,8 @@ class LiveBoard(Board):
 class PlainBoard(Board):
     """One line for every epoch, state and warning, and one every 10 s in between."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
+    def __init__(self, console: Console, **options: Any) -> None:
+        super().__init__(console, **options)
         self._status: TaskStatus | None = None
         self._printed: int | None = None
         self._last = time.monotonic()
@@ -160,18 +191,22 @@ class PlainBoard(Board):
             if self._printed is None or epoch > self._printed:
                 self._printed = epoch
                 values = self.epochs[epoch]
-                known = [f"{name} {shown(name, values[name])}" for name in COLUMNS if name in values]
+                known = [f"{name} {shown(name, values[name])}" for name in self.columns if name in values]
                 self._say(f"epoch {epoch}/{self.latest.get('total_epochs') or '?'}: {', '.join(known)}")
 
     def _say(self, line: str) -> None:
         self._last = time.monotonic()
-        say(self.console, line)
+        say(self.console, f"{self.label}: {line}" if self.label else line)
 
 
 def board_for(console: Console) -> Board:
     """Moving pictures make a log file unreadable, so they are for terminals alone."""
-    live = sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
-    return LiveBoard(console) if live else PlainBoard(console)
+    return LiveBoard(console) if is_live(console) else PlainBoard(console)
+
+
+def is_live(console: Console) -> bool:
+    """Whether a picture can be redrawn in place."""
+    return sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
 def shown(metric: str, value: Number) -> str:

@@ -1,0 +1,110 @@
+"""`trainctl start`: where a request comes from, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from client import TrainingClient
+from client.commands.start_options import given_fields
+from models.schemas import CommandRequest, TrainingRequest
+from tests.client.commands.conftest import Result
+
+Run = Callable[..., Result]
+
+
+def test_a_command_behind_two_dashes_runs_in_this_folder(
+    trainctl: Run, client: TrainingClient, trainer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trainer.parent)
+    result = trainctl(
+        "start", "--device", "cpu", "--task-id", "here", "--", sys.executable, trainer.name, "1", "0", "0"
+    )
+    assert (result.status, result.output, result.error) == (0, "here\n", "")
+    assert client.wait("here").status == "completed"
+    assert client.request("here").request["working_dir"] == str(trainer.parent)
+
+
+def test_options_win_over_a_file(trainctl: Run, client: TrainingClient, trainer: Path, tmp_path: Path) -> None:
+    body = {"command": [sys.executable, trainer.name, "1", "0", "0"], "working_dir": str(trainer.parent), "priority": 3}
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({**body, "device": "cpu", "task_id": "in-file"}), encoding="utf-8")
+    result = trainctl("start", "--file", str(file), "--task-id", "by-option", "--json")
+    assert result.status == 0
+    assert result.objects[0]["task_id"] == "by-option"
+    assert client.request("by-option").request["priority"] == 3
+
+
+def test_a_request_from_standard_input(trainctl: Run, trainer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"command": [sys.executable, trainer.name, "1", "0", "0"], "working_dir": str(trainer.parent)}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**body, "device": "cpu", "task_id": "piped"})))
+    assert trainctl("start", "--file", "-", "--watch").status == 0
+
+
+def test_like_another_task(trainctl: Run, train: Callable[..., str], client: TrainingClient) -> None:
+    train("pattern", epochs=1, name="old-name", priority=2)
+    result = trainctl("start", "--like", "old-name", "--priority", "9", "--json")
+    assert result.status == 0
+    task_id = result.objects[0]["task_id"]
+    old, new = client.request("pattern").request, client.request(task_id).request
+    assert new == {name: value for name, value in old.items() if name not in ("task_id", "name")} | {"priority": 9}
+
+
+def test_like_a_task_whose_environment_nobody_may_see(trainctl: Run, train: Callable[..., str]) -> None:
+    train("with-env", epochs=1, env={"SECRET": "x"})
+    result = trainctl("start", "--like", "with-env")
+    assert (result.status, result.output) == (2, "")
+    assert "--env SECRET=VALUE" in result.error
+    assert trainctl("start", "--like", "with-env", "--env", "SECRET=y").status == 0
+
+
+def test_check_says_what_is_wrong_and_starts_nothing(trainctl: Run, client: TrainingClient, trainer: Path) -> None:
+    before = [task.task_id for task in client.tasks()]
+    good = trainctl("start", "--check", "--device", "cpu", "--", sys.executable, str(trainer))
+    assert good.status == 0
+    assert good.lines == ["This can be started; it would run on cpu."]
+    bad = trainctl("start", "--check", "--model", "resnet18", "--num-classes", "1")
+    assert (bad.status, bad.output) == (2, "")
+    assert bad.error.count("\n") == 1
+    assert "train_path" in bad.error
+    assert [task.task_id for task in client.tasks()] == before
+
+
+def test_an_id_that_is_taken_is_refused(trainctl: Run, train: Callable[..., str], trainer: Path) -> None:
+    train("taken", epochs=1)
+    result = trainctl("start", "--device", "cpu", "--task-id", "taken", "--", sys.executable, str(trainer))
+    assert (result.status, result.output) == (5, "")
+    assert "'taken'" in result.error
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "is not JSON"), ("[1]", "must be one object"), (None, "cannot be used: No such file")]
+)
+def test_a_file_that_is_no_request(trainctl: Run, tmp_path: Path, text: str | None, said: str) -> None:
+    file = tmp_path / "request.json"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    result = trainctl("start", "--file", str(file))
+    assert (result.status, result.output) == (2, "")
+    assert said in result.error
+
+
+def test_every_field_of_a_request_has_an_option(trainctl: Run) -> None:
+    shown = trainctl("start", "--help").output
+    for name in TrainingRequest.model_fields.keys() | CommandRequest.model_fields.keys():
+        option = {"command": "-- PROGRAM", "metric_definitions": "--metric "}.get(name, f"--{name.replace('_', '-')}")
+        assert option in shown, name
+
+
+def test_fields_have_the_types_of_the_request() -> None:
+    given = {"pretrained": "true", "num_epochs": None, "metric_definitions": ("dice=D: (.+)=",), "env": ("A=b=c",)}
+    assert given_fields(given) == {
+        "pretrained": True,
+        "metric_definitions": [{"name": "dice", "regex": "D: (.+)="}],
+        "env": {"A": "b=c"},
+    }
