@@ -39,7 +39,8 @@ def _parts(
     """What is trained, the head first, and its share of the rate where it has not the whole.
 
     Layer-wise decay as in Clark et al. 2020 (arXiv:2003.10555, section 3.1): a layer has `layer_decay` times the share
-    of the next one towards the head.
+    of the next one towards the head. The parts are the same ones whatever was trained before: a training that goes on
+    finds its own among them.
     """
     parameters = trainable(network)
     if request.backbone_lr_scale == 1 and request.layer_decay == 1:
@@ -50,10 +51,10 @@ def _parts(
         ([parameter for parameter in parameters if id(parameter) in of_head], {})
     ]
     scale = request.backbone_lr_scale if is_trained else 1.0
-    if request.layer_decay == 1 or not is_trained:
+    if request.layer_decay == 1:
         return [*parts, ([parameter for parameter in parameters if id(parameter) not in of_head], {_SCALE: scale})]
     for layer in reversed(backbone):
-        scale *= request.layer_decay
+        scale *= request.layer_decay if is_trained else 1.0
         if trained := [parameter for parameter in layer if parameter.requires_grad]:
             parts.append((trained, {_SCALE: scale}))
     return parts

@@ -96,7 +96,12 @@ STATEFUL: list[dict[str, Any]] = [
 def test_so_it_does_with_every_option(digits: Path, tmp_path: Path, options: dict[str, Any], cut: int) -> None:
     """mnasnet0_5 drops out: what is drawn for the images must leave the numbers of the network alone."""
     request = request_for(
-        digits, num_classes=6, num_epochs=4, model="mnasnet0_5", learning_rate=1e-2, max_unreadable_share=0.5, **options
+        digits,
+        num_classes=6,
+        num_epochs=4,
+        model="mnasnet0_5",
+        max_unreadable_share=0.5,
+        **{"learning_rate": 1e-2} | options,
     )
     whole = trained(request, tmp_path / "whole")
     first = trained(request, tmp_path / "cut", until=f"Epoch [{cut}/4] started")
