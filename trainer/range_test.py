@@ -24,15 +24,18 @@ from trainer.progressive import training_image_size
 from trainer.run import Run
 
 STEPS = 80
-LOWEST, HIGHEST = 1e-6, 1.0
+RANGES = {"adam": (1e-6, 0.1), "adamw": (1e-6, 0.1), "sgd": (1e-5, 10.0)}
+"""Rates that are tried, by optimizer: steps of Adam are as long as the rate, whatever the gradient."""
+USUAL = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05}
+"""Where the test has no answer."""
 MOST_BATCHES = 20
 """Different ones, which are kept meanwhile and used in turn."""
 SHARE_OF_BEST = 0.1
 _SMOOTHING = 0.9
 _WORSE = 3.0
 """Times the lowest loss: there the test ends."""
-FALLBACK = 1e-4
-"""Where the loss is not even a number at the lowest rate, which will happen again at any other."""
+_STILL_FALLING = 0.95
+"""Of the steps: a loss that is lowest behind that has not risen, as it does only where it began far too high."""
 
 
 def with_learning_rate(run: Run) -> Run:
@@ -53,9 +56,12 @@ def chosen_learning_rate(run: Run) -> Choice:
     devices = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         rates, losses = _tested(run)
-    if not losses:
-        return Choice("learning_rate", FALLBACK, "the loss is no number at any rate")
-    lowest = min(range(len(losses)), key=losses.__getitem__)
+    optimizer = run.request.optimizer
+    lowest = min(range(len(losses)), key=losses.__getitem__, default=0)
+    if not losses or lowest >= _STILL_FALLING * STEPS:
+        failed = "the loss has not risen" if losses else "the loss was no number"
+        why = f"{failed} in a range test, and this is the usual one of {optimizer}"
+        return Choice("learning_rate", USUAL[optimizer], why)
     rate = float(f"{SHARE_OF_BEST * rates[lowest]:.1e}")
     why = f"a tenth of {rates[lowest]:.1e}, where the loss was lowest in a range test of {len(losses)} steps"
     return Choice("learning_rate", rate, why)
@@ -70,11 +76,12 @@ def _tested(run: Run) -> tuple[list[float], list[float]]:
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
+    slowest, fastest = RANGES[run.request.optimizer]
     for step in range(STEPS):
         if run.should_stop():
             raise TrainingStopped
         images_BCHW, targets_B = kept[step % len(kept)]
-        rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
+        rate = slowest * (fastest / slowest) ** (step / (STEPS - 1))
         set_learning_rate(optimizer, rate)
         loss = run.objective(run.logits(network, run.ready(images_BCHW)), targets_B.to(run.device))
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss.item()

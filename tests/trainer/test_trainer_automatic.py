@@ -19,6 +19,7 @@ from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.loop import train
 from trainer.network import bare_network
 from trainer.resume import read_last
+from trainer.run import Run
 
 CPU = torch.device("cpu")
 GPU = torch.device("cuda:0")
@@ -96,21 +97,49 @@ def test_the_training_is_that_of_the_numbers_in_the_log(digits: Path, tmp_path: 
     assert same(content, plain)
 
 
-def test_the_rate_is_below_the_one_where_the_loss_rises(digits: Path, tmp_path: Path) -> None:
-    """A training at a tenth of the best rate of the test learns; the rate has two digits."""
-    content, _ = content_after(digits, tmp_path, learning_rate="auto", num_epochs=1)
-    rate = content["chosen"]["learning_rate"]
-    assert range_test.LOWEST <= rate <= range_test.SHARE_OF_BEST * range_test.HIGHEST
-    assert rate == float(f"{rate:.1e}")
+RATES = [1e-4 * (step + 1) for step in range(80)]
 
 
-def test_where_no_rate_gives_a_number_the_reason_says_so(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("losses", "rate", "why"),
+    [
+        ([*range(50, 0, -1), *range(1, 31)], 0.0005, "a tenth of 5.0e-03, where the loss was lowest in a range test"),
+        ([*range(80, 0, -1)], 0.001, "the loss has not risen in a range test, and this is the usual one of adamw"),
+        ([], 0.001, "the loss was no number in a range test, and this is the usual one of adamw"),
+    ],
+    ids=["rises", "falls to the end", "no number"],
+)
+def test_a_tenth_of_the_best_rate_or_the_usual_one(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], rate: float, why: str
 ) -> None:
-    monkeypatch.setattr(range_test, "_tested", lambda _run: ([], []))
+    monkeypatch.setattr(range_test, "_tested", lambda _run: (RATES[: len(losses)], losses))
     content, said = content_after(digits, tmp_path, learning_rate="auto", num_epochs=1)
-    assert content["chosen"] == {"learning_rate": range_test.FALLBACK}
-    assert "Chosen for auto: learning_rate=0.0001, because the loss is no number at any rate" in said
+    assert content["chosen"] == {"learning_rate": rate}
+    [line] = [line for line in said if line.startswith("Chosen for auto")]
+    assert line.startswith(f"Chosen for auto: learning_rate={rate:g}, because {why}")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_test_ends_once_the_loss_has_risen(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    """At ever higher rates every network gets worse than it was."""
+    found: list[tuple[list[float], list[float]]] = []
+    plain = range_test._tested
+
+    def watched(run: Run) -> tuple[list[float], list[float]]:
+        found.append(plain(run))
+        return found[0]
+
+    monkeypatch.setattr(range_test, "_tested", watched)
+    content_after(digits, tmp_path, learning_rate="auto", num_epochs=1, optimizer=optimizer, model="shufflenet_v2_x0_5")
+    [(rates, losses)] = found
+    slowest, fastest = range_test.RANGES[optimizer]
+    assert rates[0] == slowest
+    assert rates == sorted(rates)
+    assert rates[-1] <= fastest * 1.0001
+    assert min(losses) < losses[0]
+    assert losses[-1] > min(losses)
 
 
 def test_the_test_can_be_stopped(digits: Path, tmp_path: Path) -> None:
