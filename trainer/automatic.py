@@ -18,7 +18,7 @@ from trainer import lines
 from trainer.layers import set_training
 
 AUTO = "auto"
-BATCHES_PER_EPOCH = 40
+BATCHES_PER_EPOCH = 20
 """An epoch of fewer updates teaches little: in as many epochs the network sees the images as often, but moves less."""
 FEWEST, MOST, MOST_ON_GPU = 8, 64, 256
 """Images. Two cores are no faster with more than 64 at a time (doc/PRESETS.md), and a GPU hardly with more than 256."""
