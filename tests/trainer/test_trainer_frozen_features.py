@@ -24,18 +24,14 @@ FROZEN: dict[str, Any] = {"freeze": "head_only", "augment": False}
 BOTH = "Frozen backbone: its features of train_path and val_path are computed once and kept ("
 EVERY_FAMILY = {
     "alexnet": 64,
-    "vgg11": 32,
     "resnet18": 32,
     "squeezenet1_1": 32,
     "densenet121": 32,
     "googlenet": 32,
-    "inception_v3": 75,
     "shufflenet_v2_x0_5": 32,
-    "mobilenet_v2": 32,
     "mobilenet_v3_small": 32,
     "mnasnet0_5": 32,
     "efficientnet_b0": 32,
-    "regnet_y_400mf": 32,
     "convnext_tiny": 32,
     "vit_b_32": 32,
     "swin_t": 32,
