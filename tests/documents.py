@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAIRS = {
     "README": (ROOT / "README.md", ROOT / "README.zh-CN.md"),
     "guide": (ROOT / "doc/TRAINING_METRICS_GUIDE.en.md", ROOT / "doc/TRAINING_METRICS_GUIDE.md"),
+    "presets": (ROOT / "doc/PRESETS.md", ROOT / "doc/PRESETS.zh-CN.md"),
     "walk-through": (ROOT / "doc/WALKTHROUGH.md", ROOT / "doc/WALKTHROUGH.zh-CN.md"),
 }
 """English and Chinese, which say the same and have the same examples."""
