@@ -46,10 +46,12 @@ def learning_rate_of(request: TrainingRequest) -> float:
     return request.learning_rate
 
 
-def chosen_batch_size(request: TrainingRequest, network: nn.Module, images: int, device: torch.device) -> Choice:
-    """A power of two, for `images` training images and what the memory of `device` takes.
+def chosen_batch_size(
+    request: TrainingRequest, network: nn.Module, images: int, device: torch.device, *, workers: int = 1
+) -> Choice:
+    """A power of two, for `images` training images and what the memory of `device` takes, two images for each worker.
 
-    On a GPU the network, which is left as it was, is tried out with it.
+    On a GPU the network, which is left as it was, is tried out with a worker's share of it.
     """
     on_gpu = device.type == "cuda"
     most = MOST_ON_GPU if on_gpu else MOST
@@ -57,22 +59,24 @@ def chosen_batch_size(request: TrainingRequest, network: nn.Module, images: int,
         most = int(most * (_USUAL_SIZE / request.image_size) ** 2)
     wanted = max(FEWEST, min(most, images // BATCHES_PER_EPOCH))
     size = 2 ** (wanted.bit_length() - 1)
+    while size < 2 * workers:
+        size *= 2
     why = f"{images} training images make {-(-images // size)} batches an epoch of it"
     if size == FEWEST and images < FEWEST * BATCHES_PER_EPOCH:
         why += ", and with fewer in a batch its statistics are poor"
     elif images // BATCHES_PER_EPOCH > most:
         why += f", and {'a GPU' if on_gpu else 'a CPU'} is hardly faster with more at a time"
     if on_gpu:
-        size, why = _that_fits(request, network, size, why, device)
+        size, why = _that_fits(request, network, size, why, device, workers)
     return Choice("batch_size", size, why)
 
 
 def _that_fits(
-    request: TrainingRequest, network: nn.Module, size: int, why: str, device: torch.device
+    request: TrainingRequest, network: nn.Module, size: int, why: str, device: torch.device, workers: int
 ) -> tuple[int, str]:
     wanted = size
-    while not _fits(request, network, size, device):
-        if size == 1:
+    while not _fits(request, network, -(-size // workers), device):
+        if size <= 2 * workers:
             break  # the training says what it lacks
         size //= 2
     return size, why if size == wanted else f"the memory of {device} does not take {2 * size}"

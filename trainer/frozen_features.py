@@ -56,6 +56,8 @@ def with_features(run: Run) -> Run:
 
 def _reason_against_any(run: Run) -> str:
     """Why no features are kept; empty where they are."""
+    if run.ranks.count > 1:
+        return "several processes share its work"
     head = {id(parameter) for parameter in head_of(run.network).parameters()}
     if any(parameter.requires_grad and id(parameter) not in head for parameter in run.network.parameters()):
         return "layers in front of the head are trained"

@@ -39,10 +39,12 @@ _STILL_FALLING = 0.95
 
 
 def with_learning_rate(run: Run) -> Run:
-    """`run`, and where its rate is `auto`, with one that is chosen now, and said."""
+    """`run`, and where its rate is `auto`, with one that the first rank chooses now and says."""
     if run.request.learning_rate != AUTO:
         return run
-    choice = chosen_learning_rate(run)
+    choice = run.ranks.from_first(chosen_learning_rate(run) if run.ranks.is_first else None)
+    assert choice is not None
+    run.ranks.leave_out_alike(run.training)
     say(choice, run.logger)
     chosen = {choice.field: choice.value}
     return replace(run, request=run.request.model_copy(update=chosen), chosen=run.chosen | chosen)
@@ -78,7 +80,7 @@ def _tested(run: Run) -> tuple[list[float], list[float]]:
     mean = 0.0
     slowest, fastest = RANGES[run.request.optimizer]
     for step in range(STEPS):
-        if run.should_stop():
+        if run.stops_alone():
             raise TrainingStopped
         images_BCHW, targets_B = kept[step % len(kept)]
         rate = slowest * (fastest / slowest) ** (step / (STEPS - 1))
@@ -108,7 +110,7 @@ def _batches(run: Run) -> list[tuple[Tensor, Tensor]]:
         groups,
         frame,
         image_size=size,
-        should_stop=run.should_stop,
+        should_stop=run.stops_alone,
         device=run.device,
         whole_size=request.image_size,
     )

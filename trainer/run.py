@@ -152,7 +152,7 @@ def prepare(
     freeze(network, request)
     if request.batch_size == AUTO:
         images = len(training.indices)
-        choice = ranks.from_first(chosen_batch_size(request, network, images, device))
+        choice = ranks.from_first(chosen_batch_size(request, network, images, device, workers=ranks.count))
         say(choice, logger)
         chosen = {choice.field: choice.value}
         request = request.model_copy(update=chosen)

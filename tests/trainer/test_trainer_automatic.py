@@ -54,6 +54,11 @@ def test_larger_images_make_smaller_batches() -> None:
     assert batch_size(100_000, image_size=448).value == 16
 
 
+def test_each_worker_gets_two_images() -> None:
+    request = request_for(Path("/anywhere"), batch_size="auto")
+    assert chosen_batch_size(request, nn.Identity(), 50, CPU, workers=5).value == 16
+
+
 def test_on_a_gpu_it_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 
