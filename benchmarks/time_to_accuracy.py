@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import statistics
+import math
 import tempfile
 import time
 import warnings
@@ -31,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.figures import machine, median_and_range
 from benchmarks.trainings.image_sets import IMAGE_SETS
 from models.schemas import TrainingRequest
 from trainer.data import IMAGENET_MEAN, IMAGENET_STD
@@ -48,15 +48,21 @@ class Race:
 
     wanted: float
     started: float = field(default_factory=time.perf_counter)
-    seconds: float | None = None
+    processor_started: float = field(default_factory=time.process_time)
+    seconds: float = math.inf
+    processor_seconds: float = math.inf
+    """The same, as all cores have spent it on this process: what else the machine does is not in it."""
     best: float = 0.0
     epochs: int = 0
+    reached_in: int | None = None
 
     def validated(self, accuracy: float) -> None:
         self.epochs += 1
         self.best = max(self.best, accuracy)
-        if self.seconds is None and accuracy >= self.wanted:
+        if self.reached_in is None and accuracy >= self.wanted:
+            self.reached_in = self.epochs
             self.seconds = time.perf_counter() - self.started
+            self.processor_seconds = time.process_time() - self.processor_started
 
 
 @dataclass(frozen=True)
@@ -210,9 +216,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")  # of the peers
-    print(
-        f"{arguments.model}, {arguments.image_size} px, {os.cpu_count()} cores, torch {torch.__version__}", flush=True
-    )
+    print(f"{arguments.model}, {arguments.image_size} px; {machine('torch', 'torchvision')}", flush=True)
     for name in arguments.sets:
         with tempfile.TemporaryDirectory() as folder:
             IMAGE_SETS[name](Path(folder))
@@ -229,18 +233,20 @@ def main() -> None:
                 for contender in arguments.only:
                     race = CONTENDERS[contender](course, seed)
                     races[contender].append(race)
-                    took = "never" if race.seconds is None else f"{race.seconds:.1f} s"
-                    print(f"{name}, seed {seed}, {contender}: {took}, at last {race.best:.2f} %", flush=True)
+                    reached = f"{race.seconds:.1f} s, {race.processor_seconds:.1f} s of processors"
+                    took = f"{reached}, epoch {race.reached_in}" if race.reached_in else "never"
+                    last = f"the best of {race.epochs} epochs is {race.best:.2f} %"
+                    print(f"{name}, seed {seed}, {contender}: {took}; {last}", flush=True)
             report(name, course.wanted, races)
 
 
 def report(name: str, wanted: float, races: dict[str, list[Race]]) -> None:
     print(f"{name}: seconds until {wanted:g} % of the validation images are right; the best accuracy of each training")
     for contender, found in races.items():
-        seconds = sorted(float("inf") if race.seconds is None else race.seconds for race in found)
-        best = [race.best for race in found]
-        accuracy = f"{statistics.median(best):.2f} % ({min(best):.2f}-{max(best):.2f})"
-        print(f"{contender:14} {statistics.median(seconds):7.1f} s ({seconds[0]:.1f}-{seconds[-1]:.1f})   {accuracy}")
+        seconds = median_and_range(race.seconds for race in found)
+        processor = median_and_range(race.processor_seconds for race in found)
+        best = median_and_range((race.best for race in found), digits=2)
+        print(f"{contender:14} {seconds} s, {processor} s of processors, {best} %", flush=True)
 
 
 if __name__ == "__main__":

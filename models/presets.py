@@ -1,6 +1,7 @@
 """Values that belong together, for whoever does not want to choose each of them.
 
-Plain data: what a preset says stands in the request afterwards, as if its author had written it.
+Plain data: what a preset says stands in the request afterwards, as if its author had written it. The reasons are in
+doc/PRESETS.md.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 _COMMON: dict[str, Any] = {
-    "batch_size": 32,
     "learning_rate": 1e-3,
     "label_smoothing": 0.1,
     "clip_grad_norm": 1.0,
@@ -17,12 +17,14 @@ _COMMON: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": _COMMON
     | {
+        "batch_size": "auto",
         "num_epochs": 10,
-        "schedule": "one_cycle",
         "backbone_lr_scale": 0.1,
+        "ema_decay": 0.98,
     },
     "balanced": _COMMON
     | {
+        "batch_size": 32,
         "num_epochs": 30,
         "backbone_lr_scale": 0.3,
         "random_erasing": 0.1,
@@ -31,6 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "accurate": _COMMON
     | {
+        "batch_size": 32,
         "num_epochs": 120,
         "warmup_epochs": 5.0,
         "backbone_lr_scale": 0.3,

@@ -21,9 +21,14 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from models.presets import with_preset
 
@@ -158,6 +163,26 @@ class PlacedRequest(TaskRequest):
     )
 
 
+def _auto_or(number: Any) -> WrapValidator:
+    """A number that is wrong is told as one, and not also as a word that it is not."""
+    alone = TypeAdapter[Any](number)
+
+    def validated(value: Any, _both: ValidatorFunctionWrapHandler) -> Any:
+        if isinstance(value, str) and value == "auto":
+            return value
+        try:
+            return alone.validate_python(value)
+        except ValidationError as error:
+            first: Any = error.errors(include_url=False)[0]
+            raise PydanticKnownError(first["type"], first.get("ctx")) from None
+
+    return WrapValidator(validated)
+
+
+_Images = Annotated[int, Field(ge=1, le=65_536)]
+_Rate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+
+
 class TrainingRequest(PlacedRequest):
     """Body of `POST /api/v2/training/start` for the built-in trainer, and the spec file of `python -m trainer`."""
 
@@ -194,12 +219,16 @@ class TrainingRequest(PlacedRequest):
     preset: Literal["fast", "balanced", "accurate"] | None = Field(
         default=None, description="fills the fields that the request leaves out"
     )
-    batch_size: int = Field(default=8, ge=1, le=65_536, description="images that pass the network at a time")
+    batch_size: Annotated[_Images | Literal["auto"], _auto_or(_Images)] = Field(
+        default=8, description="images that pass the network at a time; auto: by their number, and what memory takes"
+    )
     accumulate_batches: int = Field(
         default=1, ge=1, le=65_536, description="batches whose gradients are gathered for one optimizer step"
     )
     num_epochs: int = Field(default=100, ge=1, le=100_000)
-    learning_rate: float = Field(default=1e-4, gt=0, le=100, description="peak rate, reached after the warmup")
+    learning_rate: Annotated[_Rate | Literal["auto"], _auto_or(_Rate)] = Field(
+        default=1e-4, description="peak rate, reached after the warmup; auto: by a range test before the first epoch"
+    )
     image_size: int = Field(default=224, ge=8, le=4096, description="side of the square network input, in pixels")
     shuffle: bool = Field(default=True, description="visit training images in a new order every epoch")
     weight_path: FreeText = Field(default="", description="state dict or checkpoint to start from")
@@ -213,6 +242,12 @@ class TrainingRequest(PlacedRequest):
         gt=0,
         le=100,
         description="rate of all layers but the head, relative to learning_rate, where they were trained before",
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="rate of each layer relative to the next one towards the head, where they were trained before",
     )
     clip_grad_norm: float = Field(
         default=0.0, ge=0, le=1e6, description="longest gradient, as the norm over all weights; 0: any"
@@ -246,6 +281,12 @@ class TrainingRequest(PlacedRequest):
     )
     trainable_layers: int = Field(
         default=1, ge=1, le=10_000, description="with last_n: convolutions and linear layers, from the head back"
+    )
+    progressive_resizing: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="side of the training images in the first epoch, relative to image_size; it grows to 1",
     )
     augment: bool = Field(default=True, description="random crop and horizontal flip of training images")
     hflip: bool = Field(default=True, description="allow horizontal flips; switch off for digits, text, traffic signs")

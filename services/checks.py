@@ -74,7 +74,7 @@ def _worker_problems(request: TrainingRequest) -> Iterator[FieldProblem]:
     if workers > 1 and request.executor == "thread":
         message = "a thread of the service is one worker: leave executor out, or set num_workers to 1"
         yield FieldProblem(field="executor", code="executor_unsuitable", message=message)
-    if request.batch_size < 2 * workers and workers > 1:
+    if isinstance(request.batch_size, int) and request.batch_size < 2 * workers and workers > 1:
         message = f"{workers} workers share a batch and need two images each: set it to {2 * workers} or more"
         yield FieldProblem(field="batch_size", code="batch_size_unsupported", message=message)
 

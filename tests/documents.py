@@ -11,6 +11,7 @@ PAIRS = {
     "README": (ROOT / "README.md", ROOT / "README.zh-CN.md"),
     "guide": (ROOT / "doc/TRAINING_METRICS_GUIDE.en.md", ROOT / "doc/TRAINING_METRICS_GUIDE.md"),
     "operations": (ROOT / "doc/OPERATIONS.md", ROOT / "doc/OPERATIONS.zh-CN.md"),
+    "presets": (ROOT / "doc/PRESETS.md", ROOT / "doc/PRESETS.zh-CN.md"),
     "walk-through": (ROOT / "doc/WALKTHROUGH.md", ROOT / "doc/WALKTHROUGH.zh-CN.md"),
 }
 """English and Chinese, which say the same and have the same examples."""

@@ -54,16 +54,20 @@ def batches(
     image_size: int,
     should_stop: Callable[[], bool],
     device: torch.device = CPU,
+    whole_size: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images_BCHW of uint8, channels last in memory; targets_B) for each group of indices.
 
     They are on the CPU, for a GPU in memory that it can fetch from while the CPU goes on. A batch is smaller than
     its group, down to none at all, by the images that turn out to be unreadable. Raises `TrainingStopped` between
     two images, and what `Split.decode` and `Split.leave_out` raise.
+
+    Images are decoded for `whole_size`, the largest that any epoch wants of them: what is kept is one for all.
     """
+    at_least = 2 * (whole_size or image_size)
 
     def load(index: int) -> Tensor:
-        return frame(split.decode(index, at_least=2 * image_size), index)
+        return frame(split.decode(index, at_least=at_least), index)
 
     pinned = device.type == "cuda"
     ahead = 2 * max(map(len, groups), default=0)

@@ -55,6 +55,12 @@ class DecodedImages:
             self._keep(path, _Kept(version, image, image.numel() + _OVERHEAD))
         return image
 
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+            self._left += self.bytes
+            self.bytes = 0
+
     def _keep(self, path: Path, new: _Kept) -> None:
         with self._lock:
             before = self._kept.pop(path, None)

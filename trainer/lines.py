@@ -6,7 +6,7 @@ number in it is written here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from trainer.evaluation import Evaluation
 from trainer.images import UnreadableImage
@@ -63,8 +63,27 @@ def epoch_started(epoch: int, epochs: int) -> str:
     return f"Epoch [{epoch}/{epochs}] started"
 
 
+def chosen(field: str, value: float, why: str) -> str:
+    return f"Chosen for auto: {field}={value:g}, because {why}"
+
+
+def smaller_images(size: int, whole: int) -> str:
+    return f"Progressive resizing: this epoch trains on images of {size} px instead of {whole} px"
+
+
 def images_kept(kept: int, images: int, size: int) -> str:
     return f"Decoded images kept in memory: {kept} of {images} ({size / 2**20:.0f} MiB)"
+
+
+def features_kept(names: Iterable[str], size: int, reason: str) -> str:
+    """`reason`: why those of the training images are not."""
+    without = f"; train_path goes through it in every epoch, because {reason}" if reason else ""
+    kept = f"its features of {' and '.join(names)} are computed once and kept ({size / 2**20:.1f} MiB)"
+    return f"Frozen backbone: {kept}{without}"
+
+
+def features_not_kept(reason: str) -> str:
+    return f"Frozen backbone: its features are not kept, because {reason}"
 
 
 def step_done(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from models.schemas import TrainingRequest
 from trainer import lines
+from trainer.automatic import batch_size_of, learning_rate_of
 from trainer.checkpoint import save_checkpoint
 from trainer.checkpoint_file import BEST, EVALUATION, LAST, checksum_in, prepare_folder, write_plain_file
 from trainer.class_report import report
@@ -29,10 +30,14 @@ from trainer.data import batches, epoch_order, group
 from trainer.early_stopping import score_of
 from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.evaluation import Evaluation, evaluate
+from trainer.features import head_of
 from trainer.framing import augmented, central
+from trainer.frozen_features import with_features
 from trainer.layers import set_training
 from trainer.memory import memory_returned
 from trainer.objective import right_answers
+from trainer.progressive import training_image_size
+from trainer.range_test import with_learning_rate
 from trainer.ranks import Ranks, joined
 from trainer.resume import damage_of_best, progress, read_last
 from trainer.roots import ANYWHERE, Roots, open_file
@@ -113,11 +118,15 @@ def _train(
     if saved and (saved.epoch == request.num_epochs or saved.stopped_early):
         return _complete(request, saved.epoch, saved.best_accuracy, logger)
     run = prepare(request, saved, output_dir, ranks, device, logger, should_stop, roots)
+    run = with_features(with_learning_rate(run))
+    request = run.request
     done, best_accuracy = (saved.epoch, saved.best_accuracy) if saved else (0, -math.inf)
     del saved  # as large as all that the training needs
 
     for epoch in range(done + 1, request.num_epochs + 1):
         logger.info(lines.epoch_started(epoch, request.num_epochs))
+        if (size := training_image_size(request, epoch)) < request.image_size:
+            logger.info(lines.smaller_images(size, request.image_size))
         started = time.perf_counter()
 
         train_loss, train_accuracy = _train_epoch(run, epoch)
@@ -165,14 +174,11 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
     """One pass over the training images. Returns the mean loss and the accuracy in percent, as trained."""
     request, split = run.request, run.training
     order = epoch_order(len(split.paths), seed=request.seed, epoch=epoch, shuffle=request.shuffle)
-    groups = group([index for index in order if index not in split.left_out], request.batch_size)
+    groups = group([index for index in order if index not in split.left_out], batch_size_of(request))
     own = [run.ranks.share_of(indices) for indices in groups]
     images = sum(map(len, groups))
-    frame = (
-        augmented(request.image_size, hflip=request.hflip, seed=request.seed, epoch=epoch)
-        if request.augment
-        else central(request.image_size)
-    )
+    size = training_image_size(request, epoch)
+    frame = augmented(size, hflip=request.hflip, seed=request.seed, epoch=epoch) if request.augment else central(size)
     frame = varied(frame, request, epoch=epoch)
     updates = Updates(run, epoch, [len(indices) for indices in groups], [len(indices) for indices in own])
     own_loss, own_correct, own_seen = 0.0, 0, 0
@@ -198,16 +204,29 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
         _refuse_divergence(run, loss_sum, epoch)
         return how_many_trained > 0
 
-    for step, (images_BCHW, targets_B) in enumerate(
-        batches(split, own, frame, image_size=request.image_size, should_stop=run.stops_alone, device=run.device),
-        start=1,
-    ):
+    kept = run.features.get(split.name)
+    network = head_of(run.network) if kept else run.network
+    loader = (
+        kept.batches(own)
+        if kept
+        else batches(
+            split,
+            own,
+            frame,
+            image_size=size,
+            should_stop=run.stops_alone,
+            device=run.device,
+            whole_size=request.image_size,
+        )
+    )
+
+    for step, (images_BCHW, targets_B) in enumerate(loader, start=1):
         # what broken images have left of a batch may be too little to be normalised: its turn is in the next epoch
-        if enough := len(targets_B) >= min(2, request.batch_size):
+        if enough := len(targets_B) >= min(2, batch_size_of(request)):
             images_BCHW, targets = run.ready(images_BCHW), targets_B.to(run.device, non_blocking=True)
             if run.mixing:
                 images_BCHW, targets = run.mixing(images_BCHW, targets, epoch=epoch, step=step)
-            logits_BC = run.logits(run.network, images_BCHW)
+            logits_BC = run.logits(network, images_BCHW)
             loss = run.objective(logits_BC, targets)
             updates.gather(loss, step)
             waiting.append((loss.detach(), right_answers(logits_BC, targets), len(targets_B)))
@@ -239,19 +258,28 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
 def _validate(run: Run, epoch: int) -> Evaluation:
     """Evaluate on every validation image, seen the same way each time, by one of the ranks."""
     request, split = run.request, run.validation
-    groups = group(split.indices, math.ceil(request.batch_size / run.ranks.count))[run.ranks.rank :: run.ranks.count]
+    groups = group(split.indices, math.ceil(batch_size_of(request) / run.ranks.count))[
+        run.ranks.rank :: run.ranks.count
+    ]
     logits: list[Tensor] = [torch.empty(0, request.num_classes)]
     targets: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     run.ranks.average_statistics(run.network, *([run.evaluated] if run.average else []))
     network = run.evaluated.eval()
-    for images_BCHW, targets_B in batches(
-        split,
-        groups,
-        central(request.image_size),
-        image_size=request.image_size,
-        should_stop=run.stops_alone,
-        device=run.device,
-    ):
+    kept = run.features.get(split.name)
+    network = head_of(network) if kept else network
+    loader = (
+        kept.batches(groups)
+        if kept
+        else batches(
+            split,
+            groups,
+            central(request.image_size),
+            image_size=request.image_size,
+            should_stop=run.stops_alone,
+            device=run.device,
+        )
+    )
+    for images_BCHW, targets_B in loader:
         if run.should_stop():
             break
         if len(targets_B):
@@ -298,12 +326,12 @@ def _save(run: Run, epoch: int, metrics: dict[str, float], best: Evaluation | No
             handler.flush()
     splits = (run.training, run.validation)
     more = progress(run.optimizer, run.device, best_accuracy=metrics["best_acc"], splits=splits, parts=run.parts)
-    save(LAST, more)
+    save(LAST, more | ({"chosen": run.chosen} if run.chosen else {}))
 
 
 def _refuse_divergence(run: Run, loss: float, epoch: int) -> None:
     if not math.isfinite(loss):
-        raise TrainingFailed("diverged", lines.diverged(loss, epoch, run.request.learning_rate))
+        raise TrainingFailed("diverged", lines.diverged(loss, epoch, learning_rate_of(run.request)))
 
 
 @contextmanager

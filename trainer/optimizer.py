@@ -14,6 +14,9 @@ from trainer.layers import layers_of, trainable
 _SCALE = "lr_scale"
 """Of a group of parameters: its share of the learning rate, where it has not the whole."""
 
+_UNSET = 0.0
+"""The schedule says the rate of every step before it is taken."""
+
 
 def build_optimizer(request: TrainingRequest, network: nn.Module, *, is_trained: bool = True) -> Optimizer:
     """Adam, AdamW or SGD with Nesterov momentum 0.9, for what is not frozen.
@@ -22,18 +25,39 @@ def build_optimizer(request: TrainingRequest, network: nn.Module, *, is_trained:
     simpler (He et al. 2018, arXiv:1812.01187, section 3.1). The first group has the whole learning rate; so have all
     where nothing was trained before (`is_trained`), for then there is nothing that should change slowly.
     """
-    parameters = trainable(network)
-    if request.backbone_lr_scale == 1:
-        groups = _groups(parameters, request)
-    else:
-        head = {id(parameter) for parameter in layers_of(network)[-1]}
-        groups = _groups([parameter for parameter in parameters if id(parameter) in head], request)
-        backbone = _groups([parameter for parameter in parameters if id(parameter) not in head], request)
-        groups += [group | {_SCALE: request.backbone_lr_scale if is_trained else 1.0} for group in backbone]
+    parts = _parts(request, network, is_trained=is_trained)
+    groups = [group | share for parameters, share in parts for group in _groups(parameters, request)]
     if request.optimizer == "sgd":
-        return SGD(groups, lr=request.learning_rate, momentum=0.9, nesterov=True, fused=True)
+        return SGD(groups, lr=_UNSET, momentum=0.9, nesterov=True, fused=True)
     kind = Adam if request.optimizer == "adam" else AdamW
-    return kind(groups, lr=request.learning_rate, fused=True)
+    return kind(groups, lr=_UNSET, fused=True)
+
+
+def _parts(
+    request: TrainingRequest, network: nn.Module, *, is_trained: bool
+) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
+    """What is trained, the head first, and its share of the rate where it has not the whole.
+
+    Layer-wise decay as in Clark et al. 2020 (arXiv:2003.10555, section 3.1): a layer has `layer_decay` times the share
+    of the next one towards the head. The parts are the same ones whatever was trained before: a training that goes on
+    finds its own among them.
+    """
+    parameters = trainable(network)
+    if request.backbone_lr_scale == 1 and request.layer_decay == 1:
+        return [(parameters, {})]
+    *backbone, head = layers_of(network)
+    of_head = {id(parameter) for parameter in head}
+    parts: list[tuple[list[nn.Parameter], dict[str, float]]] = [
+        ([parameter for parameter in parameters if id(parameter) in of_head], {})
+    ]
+    scale = request.backbone_lr_scale if is_trained else 1.0
+    if request.layer_decay == 1:
+        return [*parts, ([parameter for parameter in parameters if id(parameter) not in of_head], {_SCALE: scale})]
+    for layer in reversed(backbone):
+        scale *= request.layer_decay if is_trained else 1.0
+        if trained := [parameter for parameter in layer if parameter.requires_grad]:
+            parts.append((trained, {_SCALE: scale}))
+    return parts
 
 
 def _groups(parameters: Iterable[nn.Parameter], request: TrainingRequest) -> list[dict[str, Any]]:

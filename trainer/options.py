@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from models.schemas import TrainingRequest
+from trainer.progressive import takes_several_sizes
 
 OPTIONS = (
-    *("accumulate_batches", "backbone_lr_scale", "clip_grad_norm"),
+    *("accumulate_batches", "backbone_lr_scale", "layer_decay", "clip_grad_norm"),
     *("schedule", "lr_factor", "lr_step_epochs", "lr_patience"),
     *("monitor", "early_stopping_patience", "ema_decay"),
     *("label_smoothing", "class_weights", "freeze", "trainable_layers"),
-    *("trivial_augment", "random_erasing", "mixup_alpha", "cutmix_alpha"),
+    *("progressive_resizing", "trivial_augment", "random_erasing", "mixup_alpha", "cutmix_alpha"),
 )
 """Each changes what is trained, and by default nothing."""
 
@@ -22,6 +23,10 @@ _NEEDS: dict[str, tuple[str, Callable[[TrainingRequest], bool]]] = {
     "monitor": (
         "schedule=plateau or early_stopping_patience",
         lambda request: request.schedule == "plateau" or request.early_stopping_patience > 0,
+    ),
+    "progressive_resizing": (
+        "a network that takes images of several sizes",
+        lambda request: takes_several_sizes(request.model),
     ),
     "trainable_layers": ("freeze=last_n", lambda request: request.freeze == "last_n"),
 }

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from models.schemas import TrainingRequest
 from trainer import lines
+from trainer.automatic import AUTO
 from trainer.checkpoint import read_checkpoint
 from trainer.checkpoint_file import BEST, LAST, damage_in, find_damage
 from trainer.errors import TrainingFailed
@@ -57,6 +58,11 @@ class Saved:
     names_left_out: dict[str, list[str]]
     fingerprints: dict[str, str]
     content: dict[str, Any]
+
+    @property
+    def chosen(self) -> dict[str, int | float]:
+        """What `auto` has stood for, by the field of the request."""
+        return dict(self.content.get("chosen", {}))
 
     @property
     def stopped_early(self) -> bool:
@@ -111,6 +117,7 @@ def read_last(output_dir: Path, request: TrainingRequest, save_roots: Folders = 
         raise _damaged(path, "it holds no training that could go on") from error
     asked = request.model_dump(mode="json")
     before = {name: default_of(name) for name in OPTIONS} | content["request"]  # the options are younger than requests
+    before |= dict.fromkeys(saved.chosen, AUTO)
     _refuse_difference(repr(str(path)), {name: (before.get(name), asked[name]) for name in _DECISIVE})
     return saved
 

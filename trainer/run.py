@@ -8,8 +8,8 @@ image_size pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,18 +18,21 @@ from torch.optim import Optimizer
 
 from models.schemas import TrainingRequest
 from trainer import lines
+from trainer.automatic import AUTO, chosen_batch_size, say
 from trainer.available_memory import available_memory
 from trainer.average import Average
 from trainer.data import mean_and_deviation, normalise
 from trainer.decoded_images import SHARE, DecodedImages
 from trainer.early_stopping import EarlyStopping, early_stopping
 from trainer.errors import TrainingFailed
+from trainer.features import Features
 from trainer.layers import freeze
 from trainer.mixing import Mixing, mixing
 from trainer.network import bare_network, build_network
 from trainer.objective import build_objective
 from trainer.optimizer import build_optimizer
-from trainer.options import chosen, without_effect
+from trainer.options import chosen as chosen_options
+from trainer.options import without_effect
 from trainer.precision import uses_bf16
 from trainer.preflight import check
 from trainer.ranks import Ranks
@@ -41,7 +44,12 @@ from trainer.split import Split, load_split
 
 @dataclass(frozen=True)
 class Run:
-    """What stays the same throughout a training."""
+    """What stays the same throughout a training.
+
+    `request` is what was asked for with what was `chosen` for each `auto`, by its field. The rate may still be to
+    choose.
+    `is_trained`: the network began with weights that were trained before.
+    """
 
     request: TrainingRequest
     training: Split
@@ -54,6 +62,8 @@ class Run:
     stopping: EarlyStopping | None
     average: Average | None
     ranks: Ranks
+    is_trained: bool
+    chosen: dict[str, int | float]
     device: torch.device
     statistics: Tensor
     bf16: bool
@@ -61,6 +71,8 @@ class Run:
     save_roots: Folders
     logger: logging.Logger
     should_stop: Callable[[], bool]
+    features: Mapping[str, Features] = field(default_factory=dict)
+    """Of a frozen backbone, by the name of the split, where they are kept."""
 
     @property
     def evaluated(self) -> nn.Module:
@@ -83,7 +95,9 @@ class Run:
         return {name: part for name, part in parts.items() if part is not None}
 
     def ready(self, images_BCHW: Tensor) -> Tensor:
-        """What the network takes, on its device, of uint8 images that are still on the CPU."""
+        """What the network takes, on its device, of uint8 images on the CPU; features stay as they are."""
+        if images_BCHW.is_floating_point():
+            return images_BCHW.to(self.device, non_blocking=True)
         return normalise(images_BCHW.to(self.device, non_blocking=True), self.statistics)
 
     def logits(self, network: nn.Module, images_BCHW: Tensor) -> Tensor:
@@ -104,6 +118,8 @@ def prepare(
     roots: Roots,
 ) -> Run:
     """All that the first epoch needs, or the next one after `saved`."""
+    chosen = saved.chosen if saved else {}
+    request = request.model_copy(update=chosen)
     asked = request.model_copy(update={"weight_path": ""}) if saved else request  # what it started from may be gone
     problems = check(asked, roots)  # the folders may have changed while the request was waiting
     if problems:
@@ -134,6 +150,12 @@ def prepare(
     ranks.start_alike(network)
     network = network.to(device).to(memory_format=torch.channels_last)
     freeze(network, request)
+    if request.batch_size == AUTO:
+        images = len(training.indices)
+        choice = ranks.from_first(chosen_batch_size(request, network, images, device, workers=ranks.count))
+        say(choice, logger)
+        chosen = {choice.field: choice.value}
+        request = request.model_copy(update=chosen)
     run = Run(
         request=request,
         training=training,
@@ -146,6 +168,8 @@ def prepare(
         stopping=early_stopping(request),
         average=Average(network, request.ema_decay) if request.ema_decay else None,
         ranks=ranks,
+        is_trained=is_trained,
+        chosen=chosen,
         device=device,
         statistics=mean_and_deviation(device),
         bf16=uses_bf16(request.amp, device, network),
@@ -167,7 +191,7 @@ def prepare(
             workers=ranks.count,
         )
     )
-    if options := chosen(request):
+    if options := chosen_options(request):
         logger.info(lines.options(options))
     if idle := without_effect(request):
         logger.warning(lines.options_without_effect(idle))

@@ -17,6 +17,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.schemas import TrainingRequest
+from trainer.automatic import learning_rate_of
 
 LONGEST_WARMUP = 0.3
 """Share of a training: what one-cycle schedules use (Smith & Topin 2017, arXiv:1708.07120). A training of one
@@ -34,7 +35,7 @@ def learning_rate_at(step: int, *, steps: int, steps_per_epoch: int, request: Tr
     rate of `OneCycleLR`, with a warmup of its own; the momentum stays. Neither of the curves ends at 0.
     """
     assert 0 <= step < steps
-    peak = request.learning_rate
+    peak = learning_rate_of(request)
     if request.schedule == "one_cycle":
         return peak * _one_cycle(step, steps)
     warmup = math.floor(min(request.warmup_epochs * steps_per_epoch, LONGEST_WARMUP * steps))

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from models.schemas import TrainingRequest
+from trainer.automatic import batch_size_of
 from trainer.checkpoint import load_network
 from trainer.data import batches, group, normalise
 from trainer.evaluation import Evaluation, evaluate
@@ -115,7 +116,7 @@ def evaluated_alone(checkpoint: Path, request: TrainingRequest) -> Evaluation:
         pairs = [
             (network(normalise(images)), targets)
             for images, targets in batches(
-                split, group(split.indices, request.batch_size), central(size), image_size=size, should_stop=never
+                split, group(split.indices, batch_size_of(request)), central(size), image_size=size, should_stop=never
             )
         ]
     return evaluate(torch.cat([each for each, _ in pairs]), torch.cat([each for _, each in pairs]))

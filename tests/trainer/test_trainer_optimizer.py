@@ -8,7 +8,7 @@ import pytest
 from torch.optim import SGD, Adam, AdamW
 
 from tests.trainer.helpers import request_for
-from trainer.layers import freeze
+from trainer.layers import freeze, layers_of
 from trainer.network import bare_network
 from trainer.optimizer import build_optimizer, set_learning_rate
 
@@ -39,6 +39,32 @@ def test_the_backbone_has_its_share_of_the_rate_and_the_head_all_of_it() -> None
         assert rates[id(parameter)] == pytest.approx(0.5 if name.startswith("fc.") else 0.05), name
         assert decays[id(parameter)] == (0.3 if parameter.ndim > 1 else 0), name
     assert optimizer.param_groups[0]["lr"] == 0.5  # the one that the log names
+
+
+def test_each_layer_has_its_share_of_the_rate_of_the_next_one() -> None:
+    network = bare_network("shufflenet_v2_x0_5", 2, 32)
+    optimizer = build_optimizer(request_for(ANYWHERE, backbone_lr_scale=0.5, layer_decay=0.9), network)
+    set_learning_rate(optimizer, 1.0)
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    *backbone, head = layers_of(network)
+    assert {rates[id(parameter)] for parameter in head} == {1.0}
+    for distance, layer in enumerate(reversed(backbone), start=1):
+        for parameter in layer:
+            assert rates[id(parameter)] == pytest.approx(0.5 * 0.9**distance)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_training_that_goes_on_finds_its_layers(is_trained: bool) -> None:
+    """It is built anew as one that was trained, whatever it began with."""
+    network = bare_network("shufflenet_v2_x0_5", 2, 32)
+    request = request_for(ANYWHERE, layer_decay=0.9, freeze="last_n", trainable_layers=4)
+    freeze(network, request)
+    before = build_optimizer(request, network, is_trained=is_trained)
+    after = build_optimizer(request, network)
+    after.load_state_dict(before.state_dict())
+    shares = [group["lr_scale"] for group in after.param_groups[2:]]
+    assert shares == pytest.approx([0.9, 0.9, 0.81, 0.81, 0.729, 0.729] if is_trained else [1.0] * 6)
 
 
 def test_where_nothing_was_trained_before_all_layers_have_the_whole_rate() -> None:

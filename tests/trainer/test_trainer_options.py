@@ -23,6 +23,7 @@ from trainer.resume import read_last
 OTHER: dict[str, Any] = {
     "accumulate_batches": 2,
     "backbone_lr_scale": 0.1,
+    "layer_decay": 0.8,
     "clip_grad_norm": 1.0,
     "schedule": "one_cycle",
     "lr_factor": 0.5,
@@ -35,6 +36,7 @@ OTHER: dict[str, Any] = {
     "class_weights": "balanced",
     "freeze": "last_n",
     "trainable_layers": 3,
+    "progressive_resizing": 0.5,
     "trivial_augment": True,
     "random_erasing": 0.25,
     "mixup_alpha": 0.2,
@@ -79,7 +81,7 @@ def test_every_option_is_tried_here() -> None:
 @pytest.mark.parametrize("name", [name for name in OTHER if name not in WAITS])
 def test_every_option_changes_the_training_and_is_said(digits: Path, tmp_path: Path, name: str) -> None:
     needed = WITH.get(name, {})
-    if name == "backbone_lr_scale":  # of layers that were trained before
+    if name in ("backbone_lr_scale", "layer_decay"):  # of layers that were trained before
         ran(digits, tmp_path / "before")
         needed = {"weight_path": str(tmp_path / "before" / "best.pt")}
     without, _ = ran(digits, tmp_path / "without", **needed)
@@ -111,6 +113,11 @@ def test_an_option_that_does_nothing_without_another_is_warned_of(name: str) -> 
     assert without_effect(alone).keys() == {name}
     together = request_for(Path("/anywhere"), **{name: OTHER[name]} | WITH[name])
     assert without_effect(together) == {}
+
+
+def test_images_of_a_network_that_takes_one_size_do_not_grow() -> None:
+    request = request_for(Path("/anywhere"), model="vit_b_16", progressive_resizing=0.5)
+    assert without_effect(request) == {"progressive_resizing": "a network that takes images of several sizes"}
 
 
 def test_early_stopping_is_a_use_of_the_monitor() -> None:

@@ -134,6 +134,18 @@ def test_only_the_first_one_speaks(uninterrupted: tuple[Path, list[str]], digits
     assert words(lines) == [line.replace("on cpu", "on # x cpu") for line in words(kept.messages)]
 
 
+def test_what_the_first_one_chooses_is_chosen_for_all(digits: Path, tmp_path: Path) -> None:
+    """Ranks that trained with other numbers would wait for batches that nobody else has."""
+    options: dict[str, Any] = {"batch_size": "auto", "learning_rate": "auto", "freeze": "head_only", "augment": False}
+    status, lines = ended(start(tmp_path, request_of(digits, **options)))
+    assert status == 0, lines
+    chosen = [line for line in lines if line.startswith("Chosen for auto: ")]
+    content = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    assert [line.removeprefix("Chosen for auto: ").split("=")[0] for line in chosen] == list(content["chosen"])
+    assert content["epoch"] == EPOCHS
+    assert "Frozen backbone: its features are not kept, because several processes share its work" in lines
+
+
 def test_metrics_are_of_every_validation_image_once(uninterrupted: tuple[Path, list[str]], digits: Path) -> None:
     run, _ = uninterrupted
     alone = evaluated_alone(run / "last.pt", request_of(digits))

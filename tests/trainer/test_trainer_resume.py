@@ -83,6 +83,9 @@ STATEFUL: list[dict[str, Any]] = [
     {"schedule": "one_cycle", "early_stopping_patience": 9, "mixup_alpha": 0.3, "cutmix_alpha": 1, "ema_decay": 0.99},
     {"schedule": "step", "lr_step_epochs": 1, "trivial_augment": True, "random_erasing": 0.5, "clip_grad_norm": 0.1},
     {"freeze": "last_n", "trainable_layers": 5, "backbone_lr_scale": 0.1, "accumulate_batches": 3, "ema_decay": 0.9},
+    {"progressive_resizing": 0.5, "layer_decay": 0.9, "ema_decay": 0.9},
+    {"batch_size": "auto", "learning_rate": "auto", "augment": False},
+    {"augment": False, "freeze": "head_only", "ema_decay": 0.9},
     {"label_smoothing": 0.1, "class_weights": "balanced", "accumulate_batches": 2, "mixup_alpha": 0.2},
 ]
 """Every option that has a state, or draws numbers, or has a part in the optimizer's."""
@@ -93,7 +96,12 @@ STATEFUL: list[dict[str, Any]] = [
 def test_so_it_does_with_every_option(digits: Path, tmp_path: Path, options: dict[str, Any], cut: int) -> None:
     """mnasnet0_5 drops out: what is drawn for the images must leave the numbers of the network alone."""
     request = request_for(
-        digits, num_classes=6, num_epochs=4, model="mnasnet0_5", learning_rate=1e-2, max_unreadable_share=0.5, **options
+        digits,
+        num_classes=6,
+        num_epochs=4,
+        model="mnasnet0_5",
+        max_unreadable_share=0.5,
+        **{"learning_rate": 1e-2} | options,
     )
     whole = trained(request, tmp_path / "whole")
     first = trained(request, tmp_path / "cut", until=f"Epoch [{cut}/4] started")
