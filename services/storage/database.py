@@ -234,7 +234,8 @@ class Database:
 
     def _configure_sqlite(self, connection: Any, _record: object) -> None:
         cursor = connection.cursor()
-        cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")  # has an effect on an empty file alone
+        if cursor.execute("PRAGMA page_count").fetchone() == (0,):  # later it would only be written once more
+            cursor.execute("PRAGMA auto_vacuum=INCREMENTAL")
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={self._synchronous}")
         cursor.execute("PRAGMA foreign_keys=ON")

@@ -123,7 +123,10 @@ def test_what_cannot_be_read_is_refused(
         ({"command": "ls", "working_dir": "/"}, {"command"}),
         ({"command": ["ls", 1], "working_dir": "/"}, {"command.1"}),
         ({"command": ["ls"], "working_dir": "/", "env": {"A": 1}}, {"env.A"}),
-        ({"model": "resnet18", "executor": "ray"}, {"executor", "num_classes", "train_path", "val_path", "save_path"}),
+        (
+            {"model": "resnet18", "executor": "cluster"},
+            {"executor", "num_classes", "train_path", "val_path", "save_path"},
+        ),
     ],
 )
 def test_fields_are_named_as_the_request_has_them(http: httpx.Client, body: dict[str, Any], fields: set[str]) -> None:
