@@ -68,7 +68,7 @@ def main() -> None:
     if arguments.quick:
         arguments.viewers, arguments.rounds, arguments.seconds = [100, 500], 1, 3.0
     print(machine("uvicorn", "sse-starlette", "starlette"))
-    print(f"{RATE} lines a second to each viewer; medians (ranges) of {arguments.rounds} alternated rounds")
+    print(f"{RATE:g} lines a second to each viewer; medians (ranges) of {arguments.rounds} alternated rounds")
     for viewers in arguments.viewers:
         found: dict[str, list[Figures]] = defaultdict(list)
         for number in range(arguments.rounds):

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-RATE = 50
+RATE = float(os.environ.get("FAN_OUT_RATE", "50"))
 """Lines a second."""
 GO = "FAN_OUT_BEGINS"
 """Environment variable with the path of the file."""
