@@ -382,7 +382,7 @@ class Lifecycle(BaseService):
                 device,
                 attempt=training.attempt,
                 is_resumed=training.is_resumed,
-                in_this_process=not training.executor.survives_restart,
+                place=training.executor.place,
                 is_cancelled=training.stop.is_set,
             )
             if not training.is_resumed:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from models.schemas import CommandRequest, ImportRequest, TrainingRequest
 
@@ -17,6 +17,9 @@ TRAINING_NICENESS = 10
 
 WITHHELD = ("API_TOKENS", "DATABASE_URL", "RAY_AUTH_TOKEN")
 """Variables of the service's environment that are no trainer's business."""
+
+
+Place = Literal["thread", "process", "cluster"]
 
 
 class Detached(Exception):
@@ -49,12 +52,14 @@ class Executor(ABC):
     """Runs trainings; one call of `run` per training, each on a thread of its own.
 
     Attributes:
+        place: where a trainer is, as seen from this process.
         survives_restart: a training outlives the service process. `run` with the `run_dir` of one that has begun
             goes on with it, at `Run.position`, and each record that it logs says in `position` where the next
             service would go on.
     """
 
     survives_restart: ClassVar[bool] = False
+    place: ClassVar[Place] = "thread"
 
     @abstractmethod
     def run(self, run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from models.schemas import CommandRequest, TrainingRequest
-from services.executors.base import WITHHELD, Detached, Executor, Run
+from services.executors.base import WITHHELD, Detached, Executor, Place, Run
 from services.executors.outcome import conclude
 from services.executors.output import CHUNK, POLL_S, LineLogger
 from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer, end_what_runs, not_writable
@@ -40,6 +40,7 @@ class ProcessExecutor(Executor):
     """
 
     survives_restart: ClassVar[bool] = True
+    place: ClassVar[Place] = "process"
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from models.schemas import CommandRequest, ImportRequest, TrainingRequest
 from services.devices import CPU
-from services.executors.base import Detached, Executor, Run
+from services.executors.base import Detached, Executor, Place, Run
 from services.executors.outcome import conclude
 from services.executors.output import CHUNK, POLL_S, LineLogger
 from services.executors.ray_job import Failed, Lost
@@ -74,6 +74,7 @@ class RayExecutor(Executor):
     """
 
     survives_restart: ClassVar[bool] = True
+    place: ClassVar[Place] = "cluster"
 
     def __init__(
         self, cluster: Callable[[], Cluster] | None, *, stop_grace_s: float = 10.0, roots: Roots = ANYWHERE

@@ -14,7 +14,7 @@ from typing import Any
 
 from models.schemas import AnyRequest, CommandRequest, ImportRequest, TrainingRequest
 from services.devices import Gpu
-from services.executors.base import WITHHELD
+from services.executors.base import WITHHELD, Place
 from services.provenance import data, git, machine, packages
 from trainer.roots import Roots
 
@@ -30,30 +30,30 @@ def collect(
     gpus: Sequence[Gpu],
     roots: Roots,
     *,
-    in_this_process: bool,
+    place: Place,
     is_cancelled: Callable[[], bool],
 ) -> dict[str, Any]:
     """The record of a run that is about to begin.
 
     Args:
-        in_this_process: it is the built-in trainer in a thread, whose code and packages are those that are loaded.
+        place: of a thread, code and packages are those that are loaded; the machines of a cluster are not asked.
     """
     problems: list[str] = []
-    record: dict[str, Any] = {"service": _version(), "devices": machine.devices(device, gpus), **machine.system()}
+    record: dict[str, Any] = {"service": _version(), "devices": machine.devices(device, gpus)}
+    if place == "cluster":
+        problems.append("machine, packages: it runs on a cluster, whose machines were not asked")
+    elif not isinstance(request, ImportRequest):  # which ran elsewhere
+        record |= machine.system() | (_told(problems, "packages", lambda: _packages(request, place)) or {})
     if isinstance(request, CommandRequest):
-        env = {name: value for name, value in os.environ.items() if name not in WITHHELD} | request.env
         record["code"] = _told(problems, "code", lambda: git.working_copy(request.working_dir))
-        found = _told(problems, "packages", lambda: packages.of_command(request.command, request.working_dir, env))
-        record |= found or {}
         record["seeds"] = _seeds(request.command) | _seeds([f"{name}={value}" for name, value in request.env.items()])
     elif isinstance(request, TrainingRequest):
-        record["code"] = _told(problems, "code", _loaded_code if in_this_process else _code)
-        record |= _told(problems, "packages", _loaded_packages if in_this_process else packages.own) or {}
+        record["code"] = _told(problems, "code", _loaded_code if place == "thread" else _code)
         record["seeds"] = {"seed": request.seed}
     if not isinstance(request, CommandRequest):
         record["data"] = _told(problems, "data", lambda: data.fingerprints(request, roots, is_cancelled=is_cancelled))
-    if isinstance(request, ImportRequest):  # it ran elsewhere
-        record = {"service": record["service"], "data": record["data"]}
+    if isinstance(request, ImportRequest):
+        del record["devices"]
     record["problems"] = problems
     return {name: value for name, value in record.items() if value not in (None, {}, [], "")}
 
@@ -67,6 +67,13 @@ def _told(problems: list[str], what: str, ask: Callable[[], dict[str, Any] | Non
         logger.warning("What a run is made from is not known whole: %s", what, exc_info=problem)
         problems.append(f"{what}: {problem!r}")
     return None
+
+
+def _packages(request: AnyRequest, place: Place) -> dict[str, Any] | None:
+    if not isinstance(request, CommandRequest):
+        return _loaded_packages() if place == "thread" else packages.own()
+    env = {name: value for name, value in os.environ.items() if name not in WITHHELD} | request.env
+    return packages.of_command(request.command, request.working_dir, env)
 
 
 def _code() -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 from models.schemas import AnyRequest
 from services.devices import Gpu
 from services.errors import StorageUnavailable
+from services.executors.base import Place
 from services.log_entry import clean_text
 from services.provenance.collect import collect
 from services.provenance.secrets import without_secrets
@@ -61,7 +62,7 @@ class ProvenanceKeeper:
         *,
         attempt: int,
         is_resumed: bool,
-        in_this_process: bool,
+        place: Place,
         is_cancelled: Callable[[], bool],
     ) -> None:
         """Collect and keep what a run is made from. Raises nothing.
@@ -73,9 +74,7 @@ class ProvenanceKeeper:
             if is_resumed and not self._is_missing(task_id, attempt):
                 return
             gpus = self._gpus()
-            record = collect(
-                request, device, gpus, self._roots, in_this_process=in_this_process, is_cancelled=is_cancelled
-            )
+            record = collect(request, device, gpus, self._roots, place=place, is_cancelled=is_cancelled)
             self._keep(task_id, attempt, record)
         except StorageUnavailable:  # its log says why
             pass

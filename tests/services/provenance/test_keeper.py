@@ -36,7 +36,7 @@ def begin(kept: ProvenanceKeeper, *, attempt: int = 1, is_resumed: bool = False)
         "cpu",
         attempt=attempt,
         is_resumed=is_resumed,
-        in_this_process=False,
+        place="process",
         is_cancelled=lambda: False,
     )
 
