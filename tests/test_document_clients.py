@@ -15,7 +15,7 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Page
 
-from api.routers import training
+from api import streams
 from tests.api.dictation import Dictation
 from tests.running_server import RunningServer
 from tests.scripted_executor import EPOCH_LINES, ScriptedExecutor
@@ -110,7 +110,7 @@ def test_a_client_with_requests_stops_a_training(server: RunningServer, body: Bo
 @pytest.fixture
 def page(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """An empty page; streams tell it to come back soon, so that tests need not wait for it."""
-    monkeypatch.setattr(training, "RETRY_MS", 100)
+    monkeypatch.setattr(streams, "RETRY", b"retry: 100\r\n\r\n")
     context = browser.new_context()
     opened = context.new_page()
     opened.set_default_timeout(30_000)

@@ -217,7 +217,8 @@ def test_viewers_of_two_trainings_see_their_own_lines(dictate: Dictate, start: S
     for _ in range(2):
         scripts.append(dictate())
         tasks.append(start())
-        watch(tasks[-1]).until(lambda entry: entry["message"].startswith("Training starts"))
+        scripts[-1].say("begun")
+        watch(tasks[-1]).until_message("begun")
     for number in range(50):
         for name, script in zip("ab", scripts, strict=True):
             script.say(f"{name}{number}")

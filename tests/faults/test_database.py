@@ -329,9 +329,10 @@ class TestLocked:
     def test_a_training_in_a_thread_that_waits_with_a_line_hears_of_a_stop(
         self, counting: Counting, executor: ScriptedExecutor, body: dict[str, Any]
     ) -> None:
-        go, ended = threading.Event(), threading.Event()
+        begun, go, ended = threading.Event(), threading.Event(), threading.Event()
 
         def flood(_run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
+            begun.set()
             go.wait(TIMEOUT_S)
             try:
                 while not should_stop():
@@ -343,6 +344,7 @@ class TestLocked:
         counting.http.post(f"{TRAINING}/t/stop").raise_for_status()
         executor.script = flood
         counting.http.post(f"{TRAINING}/start", json=body | {"task_id": "flood"}).raise_for_status()
+        assert begun.wait(TIMEOUT_S)
         with locked(counting.path):
             go.set()
             counting.degraded("database is locked", "flood")

@@ -143,9 +143,10 @@ def test_both_send_the_same_bytes_live_and_later(pair: Pair) -> None:
         alert = Apply(lambda connection: [insert_notice(connection, "a", ALERT, {"message": "fired"})])
         await asyncio.to_thread(pair.owner.apply, alert)
         await asyncio.to_thread(pair.end, "a")
+        read = [await each for each in logs]  # of a task that is deleted there is no more to read
         await asyncio.to_thread(pair.owner.delete_task, "a")
         pair.say("b", "the end")
-        return [await each for each in logs], [await each for each in events]
+        return read, [await each for each in events]
 
     logs, events = asyncio.run(watched())
     assert logs[0] == logs[1]

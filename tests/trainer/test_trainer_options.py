@@ -16,7 +16,7 @@ from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.layers import freeze
 from trainer.loop import train
 from trainer.network import bare_network
-from trainer.optimizer import build_optimizer
+from trainer.optimizer import build_optimizer, set_learning_rate
 from trainer.options import OPTIONS, chosen, default_of, without_effect
 from trainer.resume import read_last
 
@@ -197,5 +197,6 @@ def test_the_optimizer_of_a_head_without_biases_works() -> None:
     assert [tuple(parameter.shape) for parameter in head] == [(2, 512)]
     before = head[0].detach().clone()
     head[0].grad = torch.ones_like(head[0])
+    set_learning_rate(optimizer, 0.1)
     optimizer.step()
     assert not torch.equal(head[0], before)
