@@ -18,7 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": _COMMON
     | {
         "batch_size": "auto",
-        "num_epochs": 10,
+        "num_epochs": 15,
         "backbone_lr_scale": 0.1,
         "ema_decay": 0.98,
     },
