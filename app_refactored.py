@@ -91,6 +91,8 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         limit_arenas()
         app.state.service = service = await run_in_threadpool(build_service, configured, executor)
         service.when_lost = app.state.end
+        if service.is_closing:  # the store was lost before somebody could be told
+            app.state.end()
         app.state.save_roots = PathPolicy(save_roots=configured.save_roots).roots.save
         app.state.history = MetricHistory(service.series, service.ask_for_buckets)
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()

@@ -101,6 +101,8 @@ class _OpenStreams:
 
     def add(self, stream: LogStream) -> None:
         self._streams.add(stream)
+        if self._exit.done():  # one that came after the signal
+            stream.cut()
 
     def discard(self, stream: LogStream) -> None:
         self._streams.discard(stream)

@@ -58,6 +58,15 @@ class TaskConflict(ServiceError, ValueError):
     code = "conflict"
 
 
+class LinesRemoved(TaskConflict):
+    code = "lines_removed"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"Old lines of task {task_id!r} were removed: read again, what is left would say something else."
+        )
+
+
 class InvalidRequest(ServiceError, ValueError):
     """One or more fields of a request cannot be used; `errors` says which and what to do."""
 

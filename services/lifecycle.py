@@ -240,6 +240,10 @@ class Lifecycle(BaseService):
         ownership = self._database.ownership
         if ownership is None or ownership.runs_before in ("", self._place) or state.task_type == IMPORT:
             return False
+        if self._trainings[state.task_id].executor.place == "cluster":
+            return False  # every service may ask for it
+        if self.provenance.is_missing(state.task_id, state.attempt):
+            return False  # what it is made from is recorded before a process begins
         return not self._run_dir(state.task_id, state.attempt).exists()
 
     @property
@@ -383,7 +387,7 @@ class Lifecycle(BaseService):
                 attempt=training.attempt,
                 is_resumed=training.is_resumed,
                 place=training.executor.place,
-                is_cancelled=training.stop.is_set,
+                is_cancelled=lambda: training.stop.is_set() or self._closing,
             )
             if not training.is_resumed:
                 self.flush_log(task_id)  # the next service must know of whatever is running

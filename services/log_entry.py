@@ -18,6 +18,8 @@ from services.state_machine import PLAIN
 Number = int | float
 Metrics = Mapping[str, Number | None]
 
+RESOURCES = "Resources: "
+"""Begins the lines in which the service says what a task takes of the machine."""
 MAX_MESSAGE = 65_536
 """Characters of a line that are kept; a longer one says how much was cut."""
 _INT64 = 2**63

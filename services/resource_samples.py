@@ -20,11 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from services.devices import Gpu
+from services.devices import Gpu, parts_of
 from services.errors import ServiceError
 from services.executors.base import TRAINING_NICENESS
 from services.executors.supervised import SupervisedTrainer
 from services.live_training import LiveTraining
+from services.log_entry import RESOURCES
 
 logger = logging.getLogger(__name__)
 
@@ -93,14 +94,15 @@ class Sampler:
             if key in before:
                 cpu_s, then = before[key]
                 found = {"cpu_percent": round(max(0.0, 100 * (use.cpu_s - cpu_s) / (now - then)), 1), **found}
-            gpu = gpus.get(each.device)
-            if gpu is not None:
-                found["gpu_memory_mib"] = round(gpu.memory_used / _MIB, 1)
-                if gpu.utilization is not None:
-                    found["gpu_percent"] = round(100 * gpu.utilization, 1)
+            used = [gpus[part] for part in parts_of(each.device) if part in gpus]
+            if used:
+                found["gpu_memory_mib"] = round(sum(gpu.memory_used for gpu in used) / _MIB, 1)
+                busy = [gpu.utilization for gpu in used if gpu.utilization is not None]
+                if busy:
+                    found["gpu_percent"] = round(100 * sum(busy) / len(busy), 1)
             with suppress(ServiceError):  # it has just ended
                 each.training.handler.tell(
-                    "Resources: " + ", ".join(f"{name}={value:g}" for name, value in found.items()), found
+                    RESOURCES + ", ".join(f"{name}={value:g}" for name, value in found.items()), found
                 )
 
     def _run(self) -> None:

@@ -174,9 +174,17 @@ class Scheduler:
                 self._waiting = tuple(other for other in self._waiting if other is not waiting)
                 self._running[waiting.task_id] = device
                 return waiting.task_id, device
-            for kept in parts_of(waiting.device) or self._with_room(gpus, taken)[: wanted_of(waiting.device)]:
-                taken[kept] = max(taken[kept], self.limit(kept))
+            if self._can_ever_run(waiting.device, gpus):
+                for kept in parts_of(waiting.device) or self._with_room(gpus, taken)[: wanted_of(waiting.device)]:
+                    taken[kept] = max(taken[kept], self.limit(kept))
         return None
+
+    def _can_ever_run(self, wanted: str, gpus: Sequence[Gpu]) -> bool:
+        """Not while a device that it needs takes nothing: what is kept for it would be kept from all others."""
+        count = wanted_of(wanted)
+        if not count:
+            return all(self.limit(device) for device in parts_of(wanted))
+        return sum(self.limit(gpu.name) > 0 for gpu in gpus) >= count
 
     def _queue(self, waiting: Waiting) -> None:
         self._waiting = tuple(sorted((*self._waiting, waiting)))

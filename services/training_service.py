@@ -24,7 +24,7 @@ from services.base_service import WRITE_TIMEOUT_S
 from services.checks import RESERVED_TASK_IDS, check_allowed, find_problems, resolve_device, save_path_problems
 from services.claims import Claims
 from services.devices import Gpu
-from services.errors import InvalidRequest, StorageUnavailable, TaskConflict, TaskNotFound
+from services.errors import InvalidRequest, LinesRemoved, StorageUnavailable, TaskConflict, TaskNotFound
 from services.executors.choice import Executors
 from services.latest_metrics import LatestMetrics
 from services.lifecycle import LAST_MESSAGE, Lifecycle
@@ -280,8 +280,7 @@ class TrainingService(Lifecycle):
         if problems := check_reading(reading):
             raise InvalidRequest.from_problems(problems)
         if self.get_task(task_id).removed_until is not None:
-            detail = f"Old lines of task {task_id!r} were removed: read again, what is left would say something else."
-            raise TaskConflict(detail, code="lines_removed")
+            raise LinesRemoved(task_id)
         self._reparser.reparse(task_id, reading, self._handler_of, WRITE_TIMEOUT_S)
         return self.get_task(task_id)
 
@@ -345,19 +344,20 @@ class TrainingService(Lifecycle):
 
     def resources(self) -> ResourcesResponse:
         """What runs and waits on each device, and how much may."""
+        return self._resources(self._gpus())
+
+    def device_use(self) -> tuple[Sequence[DeviceUse], Sequence[Gpu]]:
+        """The same of each device, and what the driver says of the GPUs."""
         gpus = self._gpus()
+        return self._resources(gpus).devices, gpus
+
+    def _resources(self, gpus: Sequence[Gpu]) -> ResourcesResponse:
         if self.replica is not None:
             queue = self._queue()
             queue.set_limits(self.store.device_limits())
             return describe_resources(queue, gpus)
         with self._lock:
             return describe_resources(self._scheduler, gpus)
-
-    def device_use(self) -> tuple[Sequence[DeviceUse], Sequence[Gpu]]:
-        """The same of each device, and what the driver says of the GPUs."""
-        gpus = self._gpus()
-        with self._lock:
-            return describe_resources(self._scheduler, gpus).devices, gpus
 
     def set_limits(self, limits: Mapping[str, int | None]) -> ResourcesResponse:
         """Change how many tasks may run at a time on these devices, and start what has room now.

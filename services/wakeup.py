@@ -116,8 +116,12 @@ class Wakeup:
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         here = self._loops.get(loop)
-        if here is not None:
-            here.beat = None
+        if here is None:
+            return
+        here.beat = None
+        if here.is_resting:  # they have just been woken by a change
+            here.beat = loop.call_later(BEAT_S, self._beat, loop)
+        else:
             self._wake(loop, has_changed=False)
 
     def _forget(self, loop: asyncio.AbstractEventLoop) -> None:

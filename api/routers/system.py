@@ -41,7 +41,10 @@ async def get_liveness() -> ProbeResponse:
 
 @router.get("/api/v1/health/ready", summary="就绪检查", responses=documented(403, 503))
 async def get_readiness(request: Request) -> ProbeResponse:
-    """是否可以接收新任务. 200 while a start would be taken; 503 with the reason while it would not."""
+    """是否可以接收请求. 200 while the service does what it is there for; 503 with the reason while it does not.
+
+    A read replica is ready to be read. Who spreads what changes something asks `/api/v1/health` for the `role`.
+    """
     service: TrainingService | None = getattr(request.app.state, "service", None)
     if service is None:
         raise StorageUnavailable("The service is starting.", code="starting")

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
@@ -32,7 +33,7 @@ from trainer.roots import ANYWHERE, Roots
 OUTPUT, SPEC, REQUEST = "output.log", "spec.json", "request.json"
 """Of a job: what it prints, what it is to do, and what was asked for."""
 RECORD: Final = "ray.json"
-"""In the task's own folder: the job's `submission_id`, and where its files are. Written before it is submitted."""
+"""Beside them, for every service that may follow: the job's `submission_id`. Written before it is submitted."""
 SUBMITTED: Final = "submitted"
 """Beside it, empty: the cluster has taken the job."""
 REPOSITORY = Path(__file__).parents[2]
@@ -94,20 +95,25 @@ class RayExecutor(Executor):
             raise TrainingFailed(
                 "start_failed", "This service has no Ray cluster: set RAY_ADDRESS, and resume the task."
             )
-        record = read_json(run.run_dir / RECORD)
-        if record is None:
+        folder = folder_of(run)
+        submission_id = recorded(run)
+        if submission_id is None:
             if run.position > 0:
-                raise TrainingFailed("run_folder_lost", f"{run.run_dir} has lost what says which job it is.")
+                raise TrainingFailed("run_folder_lost", f"{folder} has lost what says which job it is.")
             if should_stop():
                 raise TrainingStopped
-            record = self._prepare(run)
-        folder = Path(record["folder"])
+            submission_id = self._prepare(run)
         following = _Following(
-            self._cluster, record["submission_id"], folder, run, logger, should_stop, self._detached, self._stop_grace_s
+            self._cluster, submission_id, folder, run, logger, should_stop, self._detached, self._stop_grace_s
         )
-        end = following.to_the_end()
-        for name in (SPEC, REQUEST):  # they may hold secrets
-            (folder / name).unlink(missing_ok=True)
+        try:
+            end = following.to_the_end()
+        except Detached:
+            raise
+        except BaseException:
+            forget_secrets(folder)
+            raise
+        forget_secrets(folder)
         if isinstance(end, Lost):
             if should_stop():
                 raise TrainingStopped
@@ -120,21 +126,33 @@ class RayExecutor(Executor):
         is_built_in = isinstance(run.request, TrainingRequest)
         conclude(end, output=folder / OUTPUT, was_stopped=should_stop(), is_built_in=is_built_in)
 
-    def _prepare(self, run: Run) -> dict[str, Any]:
-        """Write down what the job is to do, where all nodes see it."""
+    def _prepare(self, run: Run) -> str:
+        """Write down what the job is to do, where all nodes see it; returns what it is called there."""
         folder = folder_of(run)
-        record = {"submission_id": f"{run.task_id}-{run.attempt}-{uuid.uuid4().hex[:12]}", "folder": str(folder)}
+        submission_id = f"{run.task_id}-{run.attempt}-{uuid.uuid4().hex[:12]}"
         try:
-            run.run_dir.mkdir(parents=True, exist_ok=True)
+            (folder / SUBMITTED).unlink(missing_ok=True)  # of an earlier run of a command
             folder.mkdir(parents=True, exist_ok=True)
             (folder / OUTPUT).write_bytes(b"")
             if isinstance(run.request, TrainingRequest):
                 write_json(folder / REQUEST, run.request.model_dump(mode="json"))
             write_private(folder / SPEC, specification(run, folder, self._roots, self._stop_grace_s))
-            write_json(run.run_dir / RECORD, record)
+            write_json(folder / RECORD, {"submission_id": submission_id})
         except OSError as error:
             raise not_writable(error) from error
-        return record
+        return submission_id
+
+
+def recorded(run: Run) -> str | None:
+    """What the job of this run is called, if it has been made; not that of an earlier run in the same folder."""
+    record = read_json(folder_of(run) / RECORD) or {}
+    submission_id = str(record.get("submission_id", ""))
+    return submission_id if submission_id.startswith(f"{run.task_id}-{run.attempt}-") else None
+
+
+def forget_secrets(folder: Path) -> None:
+    for name in (SPEC, REQUEST):
+        (folder / name).unlink(missing_ok=True)
 
 
 def folder_of(run: Run) -> Path:
@@ -257,12 +275,12 @@ class _Following:
         try:
             self._cluster = self._cluster or self._connect()
             self._advance(self._cluster)
-        except Refused as error:
-            raise TrainingFailed("start_failed", f"Ray refuses to run the job, or to tell of it: {error}") from error
-        except Unreachable as error:
+        except (Refused, Unreachable) as error:
+            if isinstance(error, Refused) and not self._is_submitted():
+                raise TrainingFailed("start_failed", f"Ray refuses to run the job: {error}") from error
             self._next_question = time.monotonic() + RETRY_S
             if not self._is_away:
-                self._logger.warning(f"The Ray cluster cannot be reached ({error}): waiting for it.")
+                self._logger.warning(f"The Ray cluster cannot be asked ({error}): waiting for it.")
             self._is_away = True
             if time.monotonic() - self._stop_since > GIVE_UP_STOP_S:
                 self._logger.warning(f"Ray could not be told to stop job {self._id}: it may still run there.")
@@ -270,11 +288,11 @@ class _Following:
         else:
             self._next_question = time.monotonic() + ASK_EVERY_S
             if self._is_away:
-                self._logger.info("The Ray cluster can be reached again.")
+                self._logger.info("The Ray cluster answers again.")
             self._is_away = False
 
     def _advance(self, cluster: Cluster) -> None:
-        is_submitted = (self._run_dir / SUBMITTED).exists()
+        is_submitted = self._is_submitted()
         try:
             self._end = cluster.state(self._id)
         except KeyError:
@@ -285,10 +303,14 @@ class _Following:
                 return
             self._submit(cluster)
         if not is_submitted:
-            (self._run_dir / SUBMITTED).touch()
+            (self._folder / SUBMITTED).touch()
         if self._should_stop() and self._end is None:
             self._stop_passed_on = True
-            cluster.stop(self._id)
+            with suppress(KeyError):  # it has ended and been forgotten: the next question tells
+                cluster.stop(self._id)
+
+    def _is_submitted(self) -> bool:
+        return (self._folder / SUBMITTED).exists()
 
     def _submit(self, cluster: Cluster) -> None:
         entrypoint = shlex.join(["python", "-m", "trainer.on_ray", str(self._folder / SPEC)])

@@ -27,7 +27,7 @@ class _Client(JobSubmissionClient):
     def _raise_error(self, r: requests.Response) -> None:
         if r.status_code == 404:
             raise KeyError(r.url)
-        if r.status_code in (502, 503, 504):
+        if r.status_code >= 500:  # Ray says 500 too while the agent of a node is away
             raise Unreachable(f"HTTP status {r.status_code}")
         lines = [line.strip() for line in r.text.splitlines() if line.strip()]
         raise Refused(f"HTTP status {r.status_code}: {lines[-1][:500] if lines else ''}")

@@ -46,7 +46,9 @@ def collect(
         record |= machine.system() | (_told(problems, "packages", lambda: _packages(request, place)) or {})
     if isinstance(request, CommandRequest):
         record["code"] = _told(problems, "code", lambda: git.working_copy(request.working_dir))
-        record["seeds"] = _seeds(request.command) | _seeds([f"{name}={value}" for name, value in request.env.items()])
+        record["seeds"] = _seeds(request.command) | _seeds(
+            [f"{name}={value}" for name, value in request.env.items() if value.isdecimal()]
+        )
     elif isinstance(request, TrainingRequest):
         record["code"] = _told(problems, "code", _loaded_code if place == "thread" else _code)
         record["seeds"] = {"seed": request.seed}

@@ -71,17 +71,18 @@ class ProvenanceKeeper:
             is_resumed: an earlier service process has begun it, and has kept its record if it came so far.
         """
         try:
-            if is_resumed and not self._is_missing(task_id, attempt):
+            if is_resumed and not self.is_missing(task_id, attempt):
                 return
             gpus = self._gpus()
             record = collect(request, device, gpus, self._roots, place=place, is_cancelled=is_cancelled)
-            self._keep(task_id, attempt, record)
+            if not is_cancelled():  # else the next service records it whole, or nothing runs
+                self._keep(task_id, attempt, record)
         except StorageUnavailable:  # its log says why
             pass
         except Exception:  # a run is worth more than its record
             logger.exception("What task %s is made from could not be recorded", task_id)
 
-    def _is_missing(self, task_id: str, attempt: int) -> bool:
+    def is_missing(self, task_id: str, attempt: int) -> bool:
         """Of a run whose trainer cannot have begun yet. Where there is no request either, an older release began it."""
         return self._store.read(task_id, SENT) is not None and self._store.read(task_id, attempt) is None
 

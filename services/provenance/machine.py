@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from services.devices import Gpu, is_gpu
+from services.devices import Gpu, parts_of
 
 
 @cache
@@ -26,14 +26,14 @@ def system() -> dict[str, Any]:
 
 
 def devices(device: str, gpus: Sequence[Gpu]) -> list[dict[str, Any]]:
-    """The device of a run, with what its driver calls it."""
-    if not is_gpu(device):
-        return [{"device": device}]
-    found = next((gpu for gpu in gpus if gpu.name == device), None)
-    about: dict[str, Any] = {"device": device}
-    if found is not None:
-        about |= {"model": found.model, "memory_total": found.memory_total}
-    return [{name: value for name, value in about.items() if value is not None}]
+    """The devices of a run, with what their driver calls them."""
+    by_name = {gpu.name: gpu for gpu in gpus}
+    found: list[dict[str, Any]] = []
+    for name in parts_of(device) or [device]:
+        gpu = by_name.get(name)
+        about = {} if gpu is None else {"model": gpu.model, "memory_total": gpu.memory_total}
+        found.append({"device": name} | {key: value for key, value in about.items() if value is not None})
+    return found
 
 
 def _cpu_model() -> str:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from services.log_entry import RESOURCES
 from services.storage.notices import ALERT, insert_notice, last_row
 from services.storage.operations import Notice
 from services.storage.store import Reader
@@ -171,9 +172,11 @@ class AlertStore(Reader):
             return {(row.rule_id, row.task_id): dict(row.state) for row in connection.execute(query)}
 
     def last_line(self, task_id: str) -> tuple[int, datetime, int] | None:
-        """Number, time and attempt of a task's last line."""
+        """Number, time and attempt of a task's last line, but for those in which the service says what it takes."""
         columns = (log_entries.c.seq, log_entries.c.timestamp, log_entries.c.attempt)
-        query = select(*columns).where(log_entries.c.task_id == task_id).order_by(log_entries.c.seq.desc()).limit(1)
+        is_own = log_entries.c.message.startswith(RESOURCES, autoescape=True)
+        query = select(*columns).where(log_entries.c.task_id == task_id, ~is_own)
+        query = query.order_by(log_entries.c.seq.desc()).limit(1)
         with self._reading() as connection:
             row = connection.execute(query).one_or_none()
             return None if row is None else (row[0], row[1], row[2])

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
-from services.errors import TaskNotFound
+from services.errors import LinesRemoved, TaskNotFound
 from services.log_entry import encode_frame, to_wire
 from services.storage.buckets import SEAL_AFTER, seal, unseal
 from services.storage.operations import Committed, Reparse
@@ -40,6 +40,7 @@ def write_reparse(connection: Connection, operation: Reparse) -> Committed:
 
     Raises:
         TaskNotFound: the task has been deleted meanwhile.
+        LinesRemoved: old lines of it have gone meanwhile.
     """
     task_id, rereading = operation.task_id, operation.rereading
     row = connection.execute(select(tasks).where(tasks.c.task_id == task_id)).mappings().one_or_none()
@@ -52,6 +53,8 @@ def write_reparse(connection: Connection, operation: Reparse) -> Committed:
     )
     rereading.read([entry_from_row(entry) for entry in connection.execute(late).mappings()])
     before = task_from_row(row)
+    if before.removed_until is not None:
+        raise LinesRemoved(task_id)
     task = Committed(before, rereading.applied_to(before), memory=operation.memory)
     task.rewritten = [encode_frame(entry.seq, to_wire(entry, before.attempt)) for entry in rereading.last]
     _execute_many(connection, _UPDATE_ENTRIES, rereading.changed)

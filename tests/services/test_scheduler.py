@@ -132,6 +132,17 @@ class TestSeveralGpus:
         order.discard("a")
         assert start_all(order) == [("b", "cuda:1,0")]
 
+    @pytest.mark.parametrize("wanted", ["cuda*2", "cuda:0,1"])
+    def test_nothing_is_kept_for_one_whose_gpus_take_nothing(self, wanted: str) -> None:
+        order = scheduler(gpus=self.GPUS[:2])
+        order.set_limits({"cuda:0": 0})
+        add(order, "a", device=wanted)
+        add(order, "b", device="cuda:1")
+        assert start_all(order) == [("b", "cuda:1")]
+        order.discard("b")
+        order.set_limits({"cuda:0": None})
+        assert [task_id for task_id, _ in start_all(order)] == ["a"]
+
     def test_others_go_on_beside_one_that_waits_for_named_gpus(self) -> None:
         order = scheduler(gpus=self.GPUS)
         add(order, "a", device="cuda:0")

@@ -64,6 +64,22 @@ async def test_quiet_is_told_once_a_beat(monkeypatch: pytest.MonkeyPatch) -> Non
         assert [await quiet.wait(lambda: False) for _ in range(3)] == [False] * 3
 
 
+async def test_a_beat_that_falls_into_a_rest_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakeup, "BEAT_S", LONG_S / 2)
+    counter = Counter()
+
+    async def take_long() -> bool:
+        await counter.wait_above(0)
+        be_busy(LONG_S)
+        return await counter.wakeup.wait(lambda: counter.value > 1)
+
+    async with asyncio.timeout(TIMEOUT_S):
+        waiting = [asyncio.create_task(take_long()) for _ in range(3)]
+        await asyncio.sleep(0)
+        counter.rise()
+        assert await asyncio.gather(*waiting) == [False] * 3
+
+
 async def test_those_who_take_long_are_left_alone_for_as_long_again_and_more() -> None:
     counter = Counter()
     woken: list[float] = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import stat
 import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -83,13 +83,8 @@ def executor(cluster: PlayedCluster) -> RayExecutor:
     return RayExecutor(cluster.connect, stop_grace_s=3)
 
 
-def record_of(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run.run_dir / "ray.json").read_bytes())
-    return found
-
-
 def prints(run: Run, text: str) -> None:
-    with (Path(record_of(run)["folder"]) / "output.log").open("a") as output:
+    with (ray.folder_of(run) / "output.log").open("a") as output:
         output.write(text)
 
 
@@ -157,7 +152,7 @@ def test_a_job_that_was_submitted_before_the_service_could_note_it_is_not_submit
     prints(run, "one\n")
     task.wait_for_line("one")
     assert isinstance(task.detach(), Detached)
-    (run.run_dir / "submitted").unlink(missing_ok=True)
+    (ray.folder_of(run) / "submitted").unlink()
     cluster.end = Exit()
     assert Task(executor(cluster), task.resumed()).end() is None
     assert len(cluster.jobs) == 1
@@ -166,14 +161,14 @@ def test_a_job_that_was_submitted_before_the_service_could_note_it_is_not_submit
 def test_a_cluster_that_cannot_be_reached_is_waited_for_and_that_is_said_once(cluster: PlayedCluster, run: Run) -> None:
     cluster.refusal = Unreachable("no route")
     task = Task(executor(cluster), run)
-    task.wait_for_line("The Ray cluster cannot be reached (no route): waiting for it.")
+    task.wait_for_line("The Ray cluster cannot be asked (no route): waiting for it.")
     cluster.was_asked.clear()
     assert cluster.was_asked.wait(30)
     cluster.refusal = None
-    task.wait_for_line("The Ray cluster can be reached again.")
+    task.wait_for_line("The Ray cluster answers again.")
     cluster.end = Exit()
     assert task.end() is None
-    assert len([message for message in task.messages if "cannot be reached" in message]) == 1
+    assert len([message for message in task.messages if "cannot be asked" in message]) == 1
 
 
 def test_a_stop_is_passed_on_and_what_was_printed_until_then_is_kept(cluster: PlayedCluster, run: Run) -> None:
@@ -254,6 +249,35 @@ def test_a_cluster_that_refuses_whoever_asks_is_a_failure_to_start(cluster: Play
     assert "invalid token" in str(failure)
 
 
+def test_a_cluster_that_refuses_to_tell_of_a_job_that_runs_is_waited_for(cluster: PlayedCluster, run: Run) -> None:
+    task = begun(cluster, run)
+    cluster.refusal = Refused("HTTP status 401: the token has changed")
+    task.wait_for_line("The Ray cluster cannot be asked (HTTP status 401: the token has changed): waiting for it.")
+    cluster.refusal = None
+    assert isinstance(task.stop(), TrainingStopped)
+    assert cluster.stopped == list(cluster.jobs)
+
+
+def test_a_service_on_another_machine_follows_the_same_job(cluster: PlayedCluster, run: Run, tmp_path: Path) -> None:
+    task = begun(cluster, run)
+    prints(run, "one\n")
+    task.wait_for_line("one")
+    assert isinstance(task.detach(), Detached)
+    next_one = Task(executor(cluster), replace(task.resumed(), run_dir=tmp_path / "state of the other"))
+    prints(run, "two\n")
+    next_one.wait_for_line("two")
+    cluster.end = Exit()
+    assert next_one.end() is None
+    assert len(cluster.jobs) == 1
+
+
+def test_what_a_job_was_to_do_is_not_kept_where_it_was_given_up(cluster: PlayedCluster, run: Run) -> None:
+    task = begun(cluster, run)
+    cluster.jobs.clear()  # a cluster that was started anew
+    assert isinstance(task.stop(), TrainingStopped)
+    assert not (ray.folder_of(run) / "spec.json").exists()
+
+
 def test_without_a_cluster_a_task_says_what_to_do(run: Run) -> None:
     failure = Task(RayExecutor(None), run).end()
     assert isinstance(failure, TrainingFailed)
@@ -265,7 +289,7 @@ def test_a_job_whose_record_is_lost_is_not_begun_again(cluster: PlayedCluster, r
     prints(run, "one\n")
     task.wait_for_line("one")
     assert isinstance(task.detach(), Detached)
-    (run.run_dir / "ray.json").unlink()
+    (ray.folder_of(run) / "ray.json").unlink()
     failure = Task(executor(cluster), task.resumed()).end()
     assert isinstance(failure, TrainingFailed)
     assert failure.reason == "run_folder_lost"
