@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 MAX_ERROR = 4_096
 _CHUNK = 65_536
-_REAP_S = 1.0
+_REAP_S = 5.0
 """What a killed process gets to disappear. One that waits for a dead disk does not; it is left behind."""
 
 
@@ -79,7 +79,9 @@ def run(
         finally:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(_REAP_S)
+            except subprocess.TimeoutExpired:
+                process.returncode = -signal.SIGKILL  # it will be that; nobody waits for it any more
     status = process.returncode or 0
     return Output(status, bytes(found[output][:max_bytes]), found[errors].decode(errors="replace").strip(), is_cut)

@@ -574,9 +574,10 @@ class TestFlush:
     ) -> None:
         monkeypatch.setattr("services.storage.database.BUSY_TIMEOUT_S", 0.05)
         monkeypatch.setattr("services.base_service.FLUSH_TIMEOUT_S", 0.05)
-        reached, logged, flushed = threading.Event(), threading.Event(), threading.Event()
+        begun, reached, logged, flushed = (threading.Event() for _ in range(4))
 
         def train(_run: Run, logger: logging.Logger, should_stop: SHOULD_STOP) -> None:
+            begun.set()
             reached.wait(TIMEOUT_S)
             logger.info("of the epoch")
             logged.set()
@@ -590,6 +591,7 @@ class TestFlush:
         executor.script = train
         with closing(build_service(settings, executor)) as service:
             task_id = service.start_training(TrainingRequest(**body)).task_id
+            assert begun.wait(TIMEOUT_S)
             with locked(settings.state_dir / "training.db"):
                 reached.set()
                 assert logged.wait(TIMEOUT_S)
