@@ -9,8 +9,10 @@ contenders. None flips digits, and all crop as mildly; the rest of each recipe i
 
 - this trainer: `preset: fast` and nothing else but the size of the images.
 - timm: SGD with Nesterov momentum, 0.05 at batches of 128, five epochs of warmup, cosine over as many epochs as timm's
-  examples for small data have (`--timm-epochs`), its own loader and scheduler.
-- Lightning: Adam at 1e-3, batches of 64, bf16-mixed, a constant rate, `--lightning-epochs`.
+  examples for small data have (`--timm-epochs`), its own scheduler.
+- Lightning: Adam at 1e-3, batches of 64, a constant rate, `--lightning-epochs`.
+
+Both peers compute in bf16 where there are instructions for it, and read by torch's loader.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import tempfile
 import time
 import warnings
@@ -31,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.figures import machine, median_and_range
+from benchmarks.trainings.contest import computes_bf16
 from benchmarks.trainings.image_sets import IMAGE_SETS
 from models.schemas import TrainingRequest
 from trainer.data import IMAGENET_MEAN, IMAGENET_STD
@@ -73,13 +77,21 @@ class Course:
     wanted: float
     timm_epochs: int
     lightning_epochs: int
+    device: torch.device
+    workers: int
 
     def network(self, seed: int) -> nn.Module:
         from torchvision import models
 
         torch.manual_seed(seed)
         network: nn.Module = models.get_model(self.model, weights=None, num_classes=CLASSES)
-        return network.to(memory_format=torch.channels_last)
+        return network.to(self.device).to(memory_format=torch.channels_last)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=computes_bf16(self.device))
+
+    def there(self, images: Tensor) -> Tensor:
+        return images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
 
     def loaders(self, batch_size: int) -> tuple[Any, Any]:
         """As both peers' users read images: torchvision's folders and transforms."""
@@ -91,7 +103,12 @@ class Course:
         crop = v2.RandomResizedCrop(self.image_size, scale=CROP_AREA, ratio=CROP_ASPECT, antialias=True)
         training = ImageFolder(str(self.root / "train"), v2.Compose([crop, *end]))
         validation = ImageFolder(str(self.root / "val"), v2.Compose([v2.Resize(self.image_size), *end]))
-        return DataLoader(training, batch_size, shuffle=True), DataLoader(validation, batch_size)
+        options: dict[str, Any] = {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "pin_memory": self.device.type == "cuda",
+        }
+        return DataLoader(training, batch_size, shuffle=True, **options), DataLoader(validation, batch_size, **options)
 
 
 def ours(course: Course, seed: int) -> Race:
@@ -120,18 +137,24 @@ def ours(course: Course, seed: int) -> Race:
         }
     )
     with tempfile.TemporaryDirectory() as output:
-        train(request, output_dir=Path(output) / "run", device="cpu", logger=logger, should_stop=lambda: False)
+        train(
+            request,
+            output_dir=Path(output) / "run",
+            device=str(course.device),
+            logger=logger,
+            should_stop=lambda: False,
+        )
     return race
 
 
 @torch.inference_mode()
-def accuracy_of(network: nn.Module, batches: Any) -> float:
+def accuracy_of(course: Course, network: nn.Module, batches: Any) -> float:
     network.eval()
     right = seen = 0
     for images, targets in batches:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = network(images.contiguous(memory_format=torch.channels_last))
-        right += int((logits.argmax(dim=1) == targets).sum())
+        with course.autocast():
+            logits = network(course.there(images))
+        right += int((logits.argmax(dim=1).cpu() == targets).sum())
         seen += len(targets)
     network.train()
     return 100 * right / seen
@@ -151,13 +174,13 @@ def timm(course: Course, seed: int) -> Race:
     schedule.step(0)
     for epoch in range(course.timm_epochs):
         for images, targets in training:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = functional.cross_entropy(network(images.contiguous(memory_format=torch.channels_last)), targets)
+            with course.autocast():
+                loss = functional.cross_entropy(network(course.there(images)), targets.to(course.device))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         schedule.step(epoch + 1)
-        race.validated(accuracy_of(network, validation))
+        race.validated(accuracy_of(course, network, validation))
     return race
 
 
@@ -190,8 +213,9 @@ def lightning(course: Course, seed: int) -> Race:
 
     pl.Trainer(
         max_epochs=course.lightning_epochs,
-        accelerator="cpu",
-        precision="bf16-mixed",
+        accelerator="gpu" if course.device.type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if computes_bf16(course.device) else "32-true",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -212,10 +236,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--timm-epochs", type=int, default=30)
     parser.add_argument("--lightning-epochs", type=int, default=20)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--workers", type=int, help="of the peers' loaders; default: none on a CPU, one a core, but eight, for a GPU"
+    )
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")  # of the peers
+    most = 0 if arguments.device == "cpu" else min(8, os.cpu_count() or 1)
+    workers = most if arguments.workers is None else arguments.workers
+    where = arguments.device if arguments.device == "cpu" else torch.cuda.get_device_name(arguments.device)
+    epochs = f"timm {arguments.timm_epochs} and Lightning {arguments.lightning_epochs} epochs"
+    print(f"{where}, {workers} workers for peers, {epochs}")
     print(f"{arguments.model}, {arguments.image_size} px; {machine('torch', 'torchvision')}", flush=True)
     for name in arguments.sets:
         with tempfile.TemporaryDirectory() as folder:
@@ -227,6 +260,8 @@ def main() -> None:
                 wanted=WANTED[name],
                 timm_epochs=arguments.timm_epochs,
                 lightning_epochs=arguments.lightning_epochs,
+                device=torch.device(arguments.device),
+                workers=workers,
             )
             races: dict[str, list[Race]] = {contender: [] for contender in arguments.only}
             for seed in range(arguments.seeds):

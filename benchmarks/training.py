@@ -2,10 +2,11 @@
 
     python -m benchmarks.training [--device cpu] [--model resnet18] [--image-size 224] [--images 256] [--rounds 5]
 
-Writes photograph-like JPEG files, then trains on them in turn: with this trainer (the time of its second epoch, without
-validation), with each peer that is installed (`benchmarks/trainings/peers.py`: bf16 where it can, its second epoch),
-and with a plain loop over one batch that stays on the device, which nothing that reads files can beat. The rounds
-alternate; medians and ranges are printed. All use SGD, one batch size and channels last.
+Writes photograph-like JPEG files, then trains on them in turn: with this trainer (the time of its second epoch, which
+decodes nothing where images fit into memory, and of its first, both without validation), with each peer that is
+installed (`benchmarks/trainings/peers.py`: its second epoch), and with a plain loop over one batch that stays on the
+device, which nothing that reads files can beat. The rounds alternate; medians and ranges are printed. All use SGD, one
+batch size, channels last, and bf16 where there are instructions for it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.trainings.contest import CLASSES, Contest, plain_loop, write_photographs
+from benchmarks.trainings.contest import CLASSES, Contest, computes_bf16, plain_loop, write_photographs
 from benchmarks.trainings.peers import PEERS
 from models.schemas import TrainingRequest
 from trainer.loop import train
@@ -48,7 +50,7 @@ class Clock(logging.Handler):
             self.trained = time.perf_counter()
 
 
-def ours(contest: Contest) -> float:
+def ours(contest: Contest, *, epoch: int = 2) -> float:
     logger, clock = logging.Logger("benchmark"), Clock()
     logger.addHandler(clock)
     request = TrainingRequest.model_validate(
@@ -60,11 +62,11 @@ def ours(contest: Contest) -> float:
             "save_path": str(contest.root),
             "image_size": contest.image_size,
             "batch_size": contest.batch_size,
-            "num_epochs": 2,
+            "num_epochs": epoch,
             "pretrained": False,
             "optimizer": "sgd",
             "weight_decay": 0,
-            "amp": "bf16",
+            "amp": "bf16" if computes_bf16(contest.device) else "fp32",
         }
     )
     with tempfile.TemporaryDirectory(dir=contest.root) as output:
@@ -106,6 +108,7 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=int, help="of the peers' loaders; default: none on a CPU, one a core for a GPU"
     )
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="of whose name one of these words is a part")
     arguments = parser.parse_args()
     on_cpu = arguments.device == "cpu"
     workers = arguments.workers if arguments.workers is not None else 0 if on_cpu else os.cpu_count() or 1
@@ -125,7 +128,17 @@ def main() -> None:
             workers=workers,
         )
         write_photographs(contest.root, arguments.images, *arguments.photograph)
-        results = compete(contest, {"this trainer": ours, **PEERS}, arguments.rounds)
+        contenders: dict[str, Callable[[Contest], float]] = {
+            "this trainer": ours,
+            "its first epoch": partial(ours, epoch=1),
+            **PEERS,
+        }
+        chosen = {
+            name: measure
+            for name, measure in contenders.items()
+            if not arguments.only or any(word in name for word in arguments.only)
+        }
+        results = compete(contest, chosen, arguments.rounds)
     report(results)
 
 

@@ -11,13 +11,14 @@ import asyncio
 import logging
 import threading
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 import anyio.to_thread
+from sqlalchemy import Connection
 
 from models.schemas import TaskStatus
 from services.errors import StorageUnavailable, TaskConflict, TaskNotFound
@@ -47,6 +48,8 @@ CLOSE_TIMEOUT_S = 5.0
 """How long the service's end waits for a store that does not answer."""
 
 REPLAY_PAGE = 500
+
+Result = TypeVar("Result")
 
 
 class LogHistory(Mapping[str, list[dict[str, Any]]]):
@@ -343,6 +346,17 @@ class BaseService:
         done = self._writer.submit(operation, wait_for_space=False, want_future=True)
         assert done is not None
         done.result(WRITE_TIMEOUT_S)
+
+    def write(self, statements: Callable[[Connection], Result]) -> Result:
+        """As `apply`, for statements that have a result and no notices."""
+        results: list[Result] = []
+
+        def run(connection: Connection) -> list[Notice]:
+            results[:] = [statements(connection)]
+            return []
+
+        self.apply(Apply(run))
+        return results[0]
 
     def delete_task(self, task_id: str) -> None:
         """Forget an ended task and its lines. Its files stay.

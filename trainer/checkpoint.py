@@ -22,7 +22,7 @@ from torch import nn
 from models.schemas import TrainingRequest
 from trainer.checkpoint_file import NO_CHECKSUM, damage_in, write_checkpoint_file
 from trainer.data import normalise
-from trainer.framing import central, to_tensor
+from trainer.framing import Central, to_tensor
 from trainer.images import read_rgb
 from trainer.network import bare_network
 from trainer.roots import Folders
@@ -71,7 +71,7 @@ class Classifier:
         """
         image_CHW = to_tensor(read_rgb(Path(path), at_least=2 * self.image_size))
         with torch.inference_mode():
-            logits_1C = self.network(normalise(central(self.image_size)(image_CHW, 0)[None].to(self.device)))
+            logits_1C = self.network(normalise(Central(self.image_size)(image_CHW, 0)[None].to(self.device)))
             values, indices = logits_1C[0].float().softmax(dim=0).topk(min(top, len(self.classes)))
         return {self.classes[index]: value for index, value in zip(indices.tolist(), values.tolist(), strict=True)}
 

@@ -1,7 +1,7 @@
 """Images of a folder as batches, the same ones for the same seed.
 
-Batches are loaded by the training process itself: by its own thread on the CPU, by threads beside it for a GPU
-(trainer.read_ahead). No process has to be started or stopped.
+Batches are loaded by the training process itself, or for a GPU, where that is worth it, by processes beside it
+(`trainer.readers`).
 
 Shapes: B images of a batch, C = 3 channels (red, green, blue), H = W = image_size pixels.
 """
@@ -9,20 +9,28 @@ Shapes: B images of a batch, C = 3 channels (red, green, blue), H = W = image_si
 # ruff: noqa: N803, N806 - shape suffixes are upper case
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import chain
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from random import Random
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from trainer import lines
 from trainer.errors import TrainingStopped
 from trainer.framing import Frame
 from trainer.images import UnreadableImage
-from trainer.read_ahead import in_order, readers_for
+from trainer.reader import Pixels
+from trainer.readers import WORTH_S, Readers
 from trainer.split import Split
 
 CPU = torch.device("cpu")
+Read = Generator[tuple[Pixels, dict[int, Exception]], None, None]
+"""pixels_BHWC of each batch; by position why an image cannot be read."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -55,6 +63,7 @@ def batches(
     should_stop: Callable[[], bool],
     device: torch.device = CPU,
     whole_size: int | None = None,
+    readers: Readers | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images_BCHW of uint8, channels last in memory; targets_B) for each group of indices.
 
@@ -63,30 +72,67 @@ def batches(
     two images, and what `Split.decode` and `Split.leave_out` raise.
 
     Images are decoded for `whole_size`, the largest that any epoch wants of them: what is kept is one for all.
+    They are the same with `readers` and without.
     """
-    at_least = 2 * (whole_size or image_size)
-
-    def load(index: int) -> Tensor:
-        return frame(split.decode(index, at_least=at_least), index)
-
     pinned = device.type == "cuda"
-    ahead = 2 * max(map(len, groups), default=0)
-    with in_order(load, chain.from_iterable(groups), readers=readers_for(device), ahead=ahead) as loaded:
-        for indices in groups:
-            shape = (len(indices), image_size, image_size, 3)
-            images_BCHW = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).permute(0, 3, 1, 2)
-            pixels_BHWC = images_BCHW.permute(0, 2, 3, 1).numpy()  # torch would wake all its threads for each image
-            targets: list[int] = []
-            for index, result in zip(indices, loaded, strict=False):
-                if should_stop():
-                    raise TrainingStopped
-                try:
-                    pixels_BHWC[len(targets)] = result().permute(1, 2, 0).numpy()
-                except UnreadableImage as error:
-                    split.leave_out(index, error)
-                else:
-                    targets.append(split.targets[index])
-            yield images_BCHW[: len(targets)], torch.tensor(targets, pin_memory=pinned)
+    at_least = 2 * (whole_size or image_size)
+    read = partial(_read, size=image_size, at_least=at_least, should_stop=should_stop)
+    source = _read_with(readers, read, split, groups, frame) if readers else read(split, groups, frame)
+    with closing(source) as found:
+        for indices, (pixels_BHWC, errors) in zip(groups, found, strict=True):
+            for position, error in sorted(errors.items()):
+                if not isinstance(error, UnreadableImage):
+                    raise error
+                split.leave_out(indices[position], error)
+            good = [position for position in range(len(indices)) if position not in errors]
+            images_BHWC = torch.from_numpy(pixels_BHWC[good] if errors else pixels_BHWC)
+            if readers:  # in memory that is theirs, or that a GPU cannot fetch from
+                images_BHWC = torch.empty(images_BHWC.shape, dtype=torch.uint8, pin_memory=pinned).copy_(images_BHWC)
+            targets_B = torch.tensor([split.targets[indices[position]] for position in good], dtype=torch.int64)
+            yield images_BHWC.permute(0, 3, 1, 2), targets_B.pin_memory() if pinned else targets_B
+
+
+def _read(
+    split: Split,
+    groups: Sequence[Sequence[int]],
+    frame: Frame,
+    *,
+    size: int,
+    at_least: int,
+    should_stop: Callable[[], bool],
+) -> Read:
+    """What `Readers.read` gives, read by this process."""
+    for indices in groups:
+        pixels_BHWC = np.empty((len(indices), size, size, 3), np.uint8)  # torch would wake its threads for each image
+        errors: dict[int, Exception] = {}
+        for position, index in enumerate(indices):
+            if should_stop():
+                raise TrainingStopped
+            try:
+                pixels_BHWC[position] = frame(split.decode(index, at_least=at_least), index).permute(1, 2, 0).numpy()
+            except UnreadableImage as error:
+                errors[position] = error
+        yield pixels_BHWC, errors
+
+
+def _read_with(
+    readers: Readers, read: partial[Read], split: Split, groups: Sequence[Sequence[int]], frame: Frame
+) -> Read:
+    """By this process as `read` does, until the readers are there, if reading all of it is worth starting them."""
+    images, fastest = sum(map(len, groups)), math.inf
+    for number, indices in enumerate(groups):
+        if readers.are_there():
+            split.decoded.clear()  # they keep their own
+            yield from readers.read(split, groups[number:], frame, **read.keywords)
+            return
+        began = time.perf_counter()
+        batch = next(read(split, [indices], frame))
+        if number and indices:  # what comes first is slow for reasons of its own
+            fastest = min(fastest, (time.perf_counter() - began) / len(indices))
+            if not readers.is_started and fastest * images > WORTH_S:
+                split.logger.info(lines.readers_start(readers.count, fastest))
+                readers.start()
+        yield batch
 
 
 def mean_and_deviation(device: torch.device = CPU) -> Tensor:

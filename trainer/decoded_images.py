@@ -7,7 +7,6 @@ one without it are the same bit for bit.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ class _Kept:
 
 
 class DecodedImages:
-    """For all splits of a training, and from any thread. Nobody may change an image that comes out.
+    """For all splits of a training, in one process of it. Nobody may change an image that comes out.
 
     Args:
         budget: bytes to keep at most. Once they are used up, further images are decoded each time.
@@ -38,11 +37,13 @@ class DecodedImages:
     def __init__(self, budget: int) -> None:
         self._left = budget
         self._kept: dict[Path, _Kept] = {}
-        self._lock = threading.Lock()
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __contains__(self, path: Path) -> bool:
+        return path in self._kept
 
     def get(self, path: Path, decode: Callable[[], Tensor]) -> Tensor:
         """The image at `path` as it is now. Raises what `decode` raises; a file that is gone is not in the cache."""
@@ -56,21 +57,19 @@ class DecodedImages:
         return image
 
     def clear(self) -> None:
-        with self._lock:
-            self._kept.clear()
-            self._left += self.bytes
-            self.bytes = 0
+        self._kept.clear()
+        self._left += self.bytes
+        self.bytes = 0
 
     def _keep(self, path: Path, new: _Kept) -> None:
-        with self._lock:
-            before = self._kept.pop(path, None)
-            if before is not None:
-                self._left += before.size
-                self.bytes -= before.size
-            if new.size <= self._left:
-                self._kept[path] = new
-                self._left -= new.size
-                self.bytes += new.size
+        before = self._kept.pop(path, None)
+        if before is not None:
+            self._left += before.size
+            self.bytes -= before.size
+        if new.size <= self._left:
+            self._kept[path] = new
+            self._left -= new.size
+            self.bytes += new.size
 
 
 def _version(path: Path) -> _Version | None:

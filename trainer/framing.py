@@ -7,6 +7,7 @@ Shapes: C = 3 channels (red, green, blue), H = W = image_size pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 
 import torch
@@ -20,39 +21,44 @@ CROP_ASPECT = (0.87, 1.15)
 data sets are often tightly cropped already, and a digit must stay that digit."""
 
 Frame = Callable[[Tensor, int], Tensor]
-"""Cuts the square that the network sees out of an image, uint8_CHW both, given the image's index."""
+"""Cuts the square that the network sees out of an image, uint8_CHW both, given the image's index. Can be pickled."""
 
 
-def central(image_size: int) -> Frame:
+@dataclass(frozen=True)
+class Central:
     """The largest square in the middle, scaled: what validation and prediction see."""
 
-    def frame(image_CHW: Tensor, _index: int) -> Tensor:
+    image_size: int
+
+    def __call__(self, image_CHW: Tensor, _index: int) -> Tensor:
         height, width = image_CHW.shape[1:]
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
-        return scaled(image_CHW, (left, top, left + side, top + side), image_size)
-
-    return frame
+        return scaled(image_CHW, (left, top, left + side, top + side), self.image_size)
 
 
-def augmented(image_size: int, *, hflip: bool, seed: int, epoch: int) -> Frame:
+@dataclass(frozen=True)
+class Augmented:
     """A random crop near the largest square, flipped half of the time where `hflip` allows it.
 
     What happens to an image depends on seed, epoch and index alone, not on the order of reading.
     """
 
-    def frame(image_CHW: Tensor, index: int) -> Tensor:
-        random = Random(f"crop {seed} {epoch} {index}")
+    image_size: int
+    hflip: bool
+    seed: int
+    epoch: int
+
+    def __call__(self, image_CHW: Tensor, index: int) -> Tensor:
+        random = Random(f"crop {self.seed} {self.epoch} {index}")
         image_height, image_width = image_CHW.shape[1:]
         side = min(image_width, image_height)
         area, aspect = random.uniform(*CROP_AREA), random.uniform(*CROP_ASPECT)
         width = min(side * (area * aspect) ** 0.5, image_width)
         height = min(side * (area / aspect) ** 0.5, image_height)
         left, top = random.uniform(0, image_width - width), random.uniform(0, image_height - height)
-        crop_CHW = scaled(image_CHW, (left, top, left + width, top + height), image_size)
-        return crop_CHW.flip(2) if hflip and random.random() < 0.5 else crop_CHW
-
-    return frame
+        crop_CHW = scaled(image_CHW, (left, top, left + width, top + height), self.image_size)
+        return crop_CHW.flip(2) if self.hflip and random.random() < 0.5 else crop_CHW
 
 
 def scaled(image_CHW: Tensor, box: tuple[float, float, float, float], image_size: int) -> Tensor:

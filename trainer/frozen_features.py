@@ -24,7 +24,7 @@ from trainer.automatic import batch_size_of
 from trainer.data import batches, group
 from trainer.errors import TrainingStopped
 from trainer.features import Features, head_of
-from trainer.framing import central
+from trainer.framing import Central
 from trainer.layers import set_training
 from trainer.run import Run
 from trainer.split import Split
@@ -50,7 +50,7 @@ def with_features(run: Run) -> Run:
     run.logger.info(lines.features_kept([split.name for split in splits], size, reason))
     features = {split.name: _computed(run, split) for split in splits}
     if not reason:
-        run.training.decoded.clear()  # nobody asks for them again
+        run.forget_images()  # nobody asks for them again
     return replace(run, features=features)
 
 
@@ -101,10 +101,11 @@ def _computed(run: Run, split: Split) -> Features:
     loaded = batches(
         split,
         groups,
-        central(request.image_size),
+        Central(request.image_size),
         image_size=request.image_size,
         should_stop=run.should_stop,
         device=run.device,
+        readers=run.readers,
     )
     for indices, (images_BCHW, targets_B) in zip(groups, loaded, strict=True):
         if run.should_stop():

@@ -71,6 +71,10 @@ def smaller_images(size: int, whole: int) -> str:
     return f"Progressive resizing: this epoch trains on images of {size} px instead of {whole} px"
 
 
+def readers_start(count: int, seconds: float) -> str:
+    return f"Reading takes {1000 * seconds:.1f} ms an image: starting {count} processes that read"
+
+
 def images_kept(kept: int, images: int, size: int) -> str:
     return f"Decoded images kept in memory: {kept} of {images} ({size / 2**20:.0f} MiB)"
 

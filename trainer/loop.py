@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from trainer.early_stopping import score_of
 from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.evaluation import Evaluation, evaluate
 from trainer.features import head_of
-from trainer.framing import augmented, central
+from trainer.framing import Augmented, Central
 from trainer.frozen_features import with_features
 from trainer.layers import set_training
 from trainer.memory import memory_returned
@@ -118,11 +118,15 @@ def _train(
     if saved and (saved.epoch == request.num_epochs or saved.stopped_early):
         return _complete(request, saved.epoch, saved.best_accuracy, logger)
     run = prepare(request, saved, output_dir, ranks, device, logger, should_stop, roots)
-    run = with_features(with_learning_rate(run))
-    request = run.request
     done, best_accuracy = (saved.epoch, saved.best_accuracy) if saved else (0, -math.inf)
     del saved  # as large as all that the training needs
+    with closing(run):
+        return _train_epochs(with_features(with_learning_rate(run)), done, best_accuracy)
 
+
+def _train_epochs(run: Run, done: int, best_accuracy: float) -> TrainingResult:
+    """From the first epoch that is not `done` to the last."""
+    request, ranks, logger = run.request, run.ranks, run.logger
     for epoch in range(done + 1, request.num_epochs + 1):
         logger.info(lines.epoch_started(epoch, request.num_epochs))
         if (size := training_image_size(request, epoch)) < request.image_size:
@@ -152,8 +156,9 @@ def _train(
             "best_acc": best_accuracy,
             "learning_rate": rate,
         }
-        if epoch == 1 < request.num_epochs and ranks.count == 1 and (kept := run.training.decoded):
-            logger.info(lines.images_kept(len(kept), len(run.training.paths) + len(run.validation.paths), kept.bytes))
+        kept, size = run.kept_images
+        if epoch == 1 < request.num_epochs and ranks.count == 1 and kept:
+            logger.info(lines.images_kept(kept, len(run.training.paths) + len(run.validation.paths), size))
         if ranks.is_first:
             _save(run, epoch, metrics, evaluation if improved else None)
         logger.info(lines.epoch_finished(epoch, request.num_epochs, time.perf_counter() - started))
@@ -178,8 +183,8 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
     own = [run.ranks.share_of(indices) for indices in groups]
     images = sum(map(len, groups))
     size = training_image_size(request, epoch)
-    frame = augmented(size, hflip=request.hflip, seed=request.seed, epoch=epoch) if request.augment else central(size)
-    frame = varied(frame, request, epoch=epoch)
+    crop = Augmented(size, hflip=request.hflip, seed=request.seed, epoch=epoch) if request.augment else Central(size)
+    frame = varied(crop, request, epoch=epoch)
     updates = Updates(run, epoch, [len(indices) for indices in groups], [len(indices) for indices in own])
     own_loss, own_correct, own_seen = 0.0, 0, 0
     loss_sum = correct = seen = 0.0  # of all ranks
@@ -217,6 +222,7 @@ def _train_epoch(run: Run, epoch: int) -> tuple[float, float]:
             should_stop=run.stops_alone,
             device=run.device,
             whole_size=request.image_size,
+            readers=run.readers,
         )
     )
 
@@ -273,10 +279,11 @@ def _validate(run: Run, epoch: int) -> Evaluation:
         else batches(
             split,
             groups,
-            central(request.image_size),
+            Central(request.image_size),
             image_size=request.image_size,
             should_stop=run.stops_alone,
             device=run.device,
+            readers=run.readers,
         )
     )
     for images_BCHW, targets_B in loader:

@@ -17,7 +17,7 @@ from torch import Tensor
 from trainer.automatic import AUTO, Choice, batch_size_of, say
 from trainer.data import batches, epoch_order, group
 from trainer.errors import TrainingStopped
-from trainer.framing import augmented, central
+from trainer.framing import Augmented, Central
 from trainer.layers import set_training
 from trainer.optimizer import build_optimizer, set_learning_rate
 from trainer.progressive import training_image_size
@@ -104,7 +104,7 @@ def _batches(run: Run) -> list[tuple[Tensor, Tensor]]:
     order = epoch_order(len(split.paths), seed=request.seed, epoch=1, shuffle=True)
     groups = group([index for index in order if index not in split.left_out], batch_size_of(request))[:MOST_BATCHES]
     size = training_image_size(request, 1)
-    frame = augmented(size, hflip=request.hflip, seed=request.seed, epoch=1) if request.augment else central(size)
+    frame = Augmented(size, hflip=request.hflip, seed=request.seed, epoch=1) if request.augment else Central(size)
     loaded = batches(
         split,
         groups,
@@ -113,5 +113,6 @@ def _batches(run: Run) -> list[tuple[Tensor, Tensor]]:
         should_stop=run.stops_alone,
         device=run.device,
         whole_size=request.image_size,
+        readers=run.readers,
     )
     return [(images_BCHW, targets_B) for images_BCHW, targets_B in loaded if len(targets_B) > 1]

@@ -36,6 +36,7 @@ from trainer.options import without_effect
 from trainer.precision import uses_bf16
 from trainer.preflight import check
 from trainer.ranks import Ranks
+from trainer.readers import Readers, readers_for
 from trainer.resume import Part, Saved, restore
 from trainer.roots import Folders, Roots
 from trainer.schedule import Plateau
@@ -71,6 +72,8 @@ class Run:
     save_roots: Folders
     logger: logging.Logger
     should_stop: Callable[[], bool]
+    readers: Readers | None = None
+    """Who reads the images, where reading is worth them; else this process does."""
     features: Mapping[str, Features] = field(default_factory=dict)
     """Of a frozen backbone, by the name of the split, where they are kept."""
 
@@ -93,6 +96,21 @@ class Run:
             "average": self.average,
         }
         return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def kept_images(self) -> tuple[int, int]:
+        """How many decoded images are kept in memory, and their bytes."""
+        kept, (count, size) = self.training.decoded, self.readers.kept if self.readers else (0, 0)
+        return len(kept) + count, kept.bytes + size
+
+    def forget_images(self) -> None:
+        self.training.decoded.clear()
+        self.close()
+
+    def close(self) -> None:
+        """End what runs beside this process."""
+        if self.readers:
+            self.readers.close()
 
     def ready(self, images_BCHW: Tensor) -> Tensor:
         """What the network takes, on its device, of uint8 images on the CPU; features stay as they are."""
@@ -128,6 +146,8 @@ def prepare(
         available_memory() * SHARE / ranks.on_this_machine if request.cache_mb is None else request.cache_mb * 2**20
     )
     decoded = DecodedImages(int(budget))
+    count = readers_for(device, workers=ranks.on_this_machine)
+    readers = Readers(count, int(budget), request.image_size) if count else None
     training, validation = (
         load_split(
             request,
@@ -177,6 +197,7 @@ def prepare(
         save_roots=roots.save,
         logger=logger,
         should_stop=should_stop,
+        readers=readers,
     )
     if saved:
         restore(saved, network, run.optimizer, device, (training, validation), run.parts, logger)

@@ -75,8 +75,7 @@ class Split:
 
         Raises `UnreadableImage`, and what `read_rgb` raises.
         """
-        path = self.paths[index]
-        return self.decoded.get(path, lambda: to_tensor(read_rgb(path, at_least=at_least, folders=self.folders)))
+        return decode(self.paths[index], self.decoded, at_least=at_least, folders=self.folders)
 
     def leave_out(self, index: int, error: UnreadableImage) -> None:
         """Go on without an image that cannot be read, with a WARNING.
@@ -112,6 +111,11 @@ class Split:
                 f"the class. The last: {error}"
             )
             raise TrainingFailed("empty_class", message)
+
+
+def decode(path: Path, kept: DecodedImages, *, at_least: int, folders: Folders) -> Tensor:
+    """The image at `path` as uint8_CHW, out of those that are `kept` where it is one. As `Split.decode`."""
+    return kept.get(path, lambda: to_tensor(read_rgb(path, at_least=at_least, folders=folders)))
 
 
 def load_split(

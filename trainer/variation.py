@@ -7,6 +7,10 @@ alone, as the crop does.
 # ruff: noqa: N803 - shape suffixes are upper case
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -14,6 +18,23 @@ from models.schemas import TrainingRequest
 from trainer.data import IMAGENET_MEAN
 from trainer.framing import Frame, to_image, to_tensor
 from trainer.own_random import OwnRandom
+
+
+@dataclass(frozen=True)
+class Varied:
+    """A frame, and further steps on the square that it cuts."""
+
+    frame: Frame
+    steps: tuple[Callable[[Image.Image], Image.Image], ...]
+    seed: int
+    epoch: int
+
+    def __call__(self, image_CHW: Tensor, index: int) -> Tensor:
+        square = to_image(self.frame(image_CHW, index))  # TrivialAugment is faster on those
+        with OwnRandom(f"variation {self.seed} {self.epoch} {index}"):
+            for step in self.steps:
+                square = step(square)
+        return to_tensor(square)
 
 
 def varied(frame: Frame, request: TrainingRequest, *, epoch: int) -> Frame:
@@ -27,12 +48,4 @@ def varied(frame: Frame, request: TrainingRequest, *, epoch: int) -> Frame:
         steps.append(v2.RandomErasing(request.random_erasing, value=mean))
     if not steps:
         return frame
-
-    def more(image_CHW: Tensor, index: int) -> Tensor:
-        square = to_image(frame(image_CHW, index))  # TrivialAugment is faster on those
-        with OwnRandom(f"variation {request.seed} {epoch} {index}"):
-            for step in steps:
-                square = step(square)
-        return to_tensor(square)
-
-    return more
+    return Varied(frame, tuple(steps), request.seed, epoch)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.trainings.contest import MOMENTUM, RATE, Contest, plain_loop
+from benchmarks.trainings.contest import MOMENTUM, RATE, Contest, computes_bf16, plain_loop
 
 
 def torchvision_fp32(contest: Contest) -> float:
@@ -103,7 +103,7 @@ def hugging_face(contest: Contest) -> float:
         learning_rate=RATE,
         optim="sgd",
         optim_args=f"momentum={MOMENTUM}",
-        bf16=True,
+        bf16=computes_bf16(contest.device),
         use_cpu=contest.device.type == "cpu",
         dataloader_num_workers=contest.workers,
         save_strategy="no",
@@ -150,7 +150,7 @@ def lightning(contest: Contest) -> float:
         max_epochs=2,
         accelerator="cpu" if contest.device.type == "cpu" else "gpu",
         devices=1,
-        precision="bf16-mixed",
+        precision="bf16-mixed" if computes_bf16(contest.device) else "32-true",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -23,13 +23,11 @@ from services.history.goals import goal_of
 from services.storage.alerts import AlertStore, begin, change_rule, write_rule
 from services.storage.database import Database
 from services.storage.events import EventStore
-from services.storage.operations import Apply, Notice
 from services.storage.tables import alert_channels, alert_rules
 from services.training_service import TrainingService
 
 OUT_OF_MEMORY = RuleRequest(name="CUDA out of memory", kind="pattern", pattern=r"(?i)CUDA.*out of memory")
 _NOT_OF_THE_CONDITION = {"name", "enabled", "channels", "action"}
-Result = TypeVar("Result")
 
 
 class AlertService:
@@ -68,7 +66,7 @@ class AlertService:
     def _prepare(self) -> None:
         """Writes on the first run alone: a service must start whose disk is full."""
         if not self._store.has_begun():
-            self._write(lambda connection: begin(connection, [OUT_OF_MEMORY.model_dump(mode="json")]))
+            self._service.write(lambda connection: begin(connection, [OUT_OF_MEMORY.model_dump(mode="json")]))
 
     def rules(self) -> list[Rule]:
         return [_rule(row) for row in self._store.rules()]
@@ -81,7 +79,9 @@ class AlertService:
     def add_rule(self, request: RuleRequest) -> Rule:
         """Raises: InvalidRequest: its pattern or a channel cannot be used. TaskNotFound."""
         self._check(request)
-        return self.rule(self._write(lambda connection: write_rule(connection, request.model_dump(mode="json"))))
+        return self.rule(
+            self._service.write(lambda connection: write_rule(connection, request.model_dump(mode="json")))
+        )
 
     def change_rule(self, rule_id: int, changes: Mapping[str, Any]) -> Rule:
         """As `add_rule`. A rule that looks for something else, or is switched on, begins anew with the next line."""
@@ -99,13 +99,15 @@ class AlertService:
         definition = request.model_dump(mode="json")
         is_same = all(definition[name] == stored[name] for name in definition.keys() - _NOT_OF_THE_CONDITION)
         anew = not is_same or (request.enabled and not rule.enabled)
-        self._write(lambda connection: change_rule(connection, rule_id, definition, anew=anew))
+        self._service.write(lambda connection: change_rule(connection, rule_id, definition, anew=anew))
         return self.rule(rule_id)
 
     def delete_rule(self, rule_id: int) -> None:
         """Its firings go too."""
         self.rule(rule_id)
-        self._write(lambda connection: connection.execute(delete(alert_rules).where(alert_rules.c.id == rule_id)))
+        self._service.write(
+            lambda connection: connection.execute(delete(alert_rules).where(alert_rules.c.id == rule_id))
+        )
 
     def channels(self) -> list[Channel]:
         return [_channel(row) for row in self._store.channels()]
@@ -126,12 +128,12 @@ class AlertService:
             assert key is not None
             return int(key[0])
 
-        return self.channel(self._write(write))
+        return self.channel(self._service.write(write))
 
     def delete_channel(self, channel_id: int) -> None:
         """What was to be delivered there goes too."""
         self.channel(channel_id)
-        self._write(
+        self._service.write(
             lambda connection: connection.execute(delete(alert_channels).where(alert_channels.c.id == channel_id))
         )
 
@@ -172,16 +174,6 @@ class AlertService:
         if missing:
             why = f"there is no channel {min(missing)}; GET /api/v2/alerts/channels lists them"
             raise InvalidRequest.from_problems([FieldProblem(field="channels", code="invalid_rule", message=why)])
-
-    def _write(self, statements: Callable[[Connection], Result]) -> Result:
-        results: list[Result] = []
-
-        def run(connection: Connection) -> list[Notice]:
-            results[:] = [statements(connection)]
-            return []
-
-        self._service.apply(Apply(run))
-        return results[0]
 
 
 def _rule(row: Mapping[str, Any]) -> Rule:

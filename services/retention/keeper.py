@@ -15,7 +15,6 @@ from services.artifacts import remove_artifact
 from services.errors import ServiceError
 from services.retention.plans import OldLines, Planner, Rules
 from services.storage.database import Database
-from services.storage.operations import Apply, Notice
 from services.storage.retention import (
     RetentionStore,
     forget_buckets,
@@ -56,7 +55,7 @@ class Service(Protocol):
 
     def is_live(self, task_id: str) -> bool: ...
 
-    def apply(self, operation: Apply) -> None: ...
+    def write(self, statements: Callable[[Connection], Result]) -> Result: ...
 
 
 @dataclass(slots=True)
@@ -123,7 +122,7 @@ class Retention:
 
     def _remove_lines(self, old: OldLines, removed: Removed) -> None:
         task_id = old.state.task_id
-        self._write(lambda connection: forget_buckets(connection, task_id))
+        self._service.write(lambda connection: forget_buckets(connection, task_id))
         for after in range(old.after, old.until, PART_LINES):
             until = min(after + PART_LINES, old.until)
             if self._closing.is_set():
@@ -132,13 +131,15 @@ class Retention:
             def part(connection: Connection, after: int = after, until: int = until) -> tuple[int, int]:
                 return remove_part(connection, task_id, old.names, after, until, old.kept)
 
-            lines, points = self._write(part)
+            lines, points = self._service.write(part)
             removed.lines += lines
             removed.points += points
             self.removed.labels("lines").inc(lines)
             self.removed.labels("points").inc(points)
             self._closing.wait(PAUSE_S)
-        self._write(lambda connection: forget_buckets(connection, task_id))  # a reader may have asked for new ones
+        self._service.write(
+            lambda connection: forget_buckets(connection, task_id)
+        )  # a reader may have asked for new ones
         removed.tasks += 1
 
     def _give_room_back(self, removed: Removed) -> None:
@@ -150,21 +151,11 @@ class Retention:
                     return 0
                 return give_back(connection, PART_PAGES)
 
-            size = self._write(part)
+            size = self._service.write(part)
             if size <= 0:
                 return
             removed.store_bytes += size
             self._closing.wait(PAUSE_S)
-
-    def _write(self, statements: Callable[[Connection], Result]) -> Result:
-        results: list[Result] = []
-
-        def run(connection: Connection) -> list[Notice]:
-            results[:] = [statements(connection)]
-            return []
-
-        self._service.apply(Apply(run))
-        return results[0]
 
     def _run(self) -> None:
         pause = FIRST_S

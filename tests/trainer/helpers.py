@@ -17,7 +17,7 @@ from trainer.automatic import batch_size_of
 from trainer.checkpoint import load_network
 from trainer.data import batches, group, normalise
 from trainer.evaluation import Evaluation, evaluate
-from trainer.framing import central
+from trainer.framing import Central
 from trainer.images import UnreadableImage
 from trainer.split import Split, load_split
 
@@ -116,7 +116,7 @@ def evaluated_alone(checkpoint: Path, request: TrainingRequest) -> Evaluation:
         pairs = [
             (network(normalise(images)), targets)
             for images, targets in batches(
-                split, group(split.indices, batch_size_of(request)), central(size), image_size=size, should_stop=never
+                split, group(split.indices, batch_size_of(request)), Central(size), image_size=size, should_stop=never
             )
         ]
     return evaluate(torch.cat([each for each, _ in pairs]), torch.cat([each for _, each in pairs]))

@@ -16,7 +16,7 @@ from trainer.average import Average
 from trainer.checkpoint import load_network
 from trainer.data import batches, normalise
 from trainer.evaluation import Evaluation, evaluate
-from trainer.framing import central
+from trainer.framing import Central
 from trainer.loop import train
 
 
@@ -114,5 +114,5 @@ def test_what_is_saved_is_what_was_evaluated(digits: Path, tmp_path: Path, monke
         trained(digits, tmp_path, ema_decay=0.9)
     network, _ = load_network(tmp_path / "last.pt")
     split = split_of(digits / "val")
-    [(images_BCHW, _)] = batches(split, [split.indices], central(32), image_size=32, should_stop=never)
+    [(images_BCHW, _)] = batches(split, [split.indices], Central(32), image_size=32, should_stop=never)
     assert torch.allclose(network(normalise(images_BCHW)), evaluated[-1], atol=1e-4)

@@ -11,12 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch import Tensor
 
-from tests.trainer.helpers import logger_and_lines, never, split_of, write_images
+from tests.trainer.helpers import never, split_of, write_images
 from trainer.data import IMAGENET_MEAN, IMAGENET_STD, batches, epoch_order, group, normalise
 from trainer.errors import TrainingStopped
-from trainer.framing import augmented, central, to_tensor
+from trainer.framing import Augmented, Central, to_tensor
 
 
 @settings(deadline=None, max_examples=50)
@@ -45,7 +44,7 @@ def test_without_shuffle_the_order_is_that_of_the_folder() -> None:
 def test_shuffling_and_augmenting_leave_the_process_alone() -> None:
     state, torch_state = random.getstate(), torch.get_rng_state()
     epoch_order(50, seed=0, epoch=1, shuffle=True)
-    augmented(8, hflip=True, seed=0, epoch=1)(to_tensor(Image.new("RGB", (9, 9))), 0)
+    Augmented(8, hflip=True, seed=0, epoch=1)(to_tensor(Image.new("RGB", (9, 9))), 0)
     assert random.getstate() == state
     assert torch.equal(torch.get_rng_state(), torch_state)
 
@@ -56,7 +55,7 @@ def test_pixels_arrive_with_their_channels_and_targets(tmp_path: Path) -> None:
         Image.new("RGB", (5, 5), colour).save(tmp_path / name / "image.png")
     split = split_of(tmp_path)
     assert split.classes == ["blue", "red"]
-    [(images_BCHW, targets_B)] = batches(split, [[1, 0]], central(4), image_size=4, should_stop=never)
+    [(images_BCHW, targets_B)] = batches(split, [[1, 0]], Central(4), image_size=4, should_stop=never)
     assert images_BCHW.shape == (2, 3, 4, 4)
     assert images_BCHW.is_contiguous(memory_format=torch.channels_last)
     assert images_BCHW[:, :, 2, 2].tolist() == [[255, 0, 0], [0, 0, 255]]
@@ -76,35 +75,12 @@ def test_a_broken_image_is_missing_from_its_batch_alone(tmp_path: Path) -> None:
     (tmp_path / "cat/003.png").write_bytes(b"broken")
     split = split_of(tmp_path, max_unreadable_share=0.5)
     groups = [[4, 1, 0], [3], [2]]
-    found = list(batches(split, groups, central(8), image_size=8, should_stop=never))
+    found = list(batches(split, groups, Central(8), image_size=8, should_stop=never))
     assert [targets_B.tolist() for _, targets_B in found] == [[1, 0], [], [0]]
     assert [len(images_BCHW) for images_BCHW, _ in found] == [2, 0, 1]
-    whole = next(batches(split, [[4, 0]], central(8), image_size=8, should_stop=never))
+    whole = next(batches(split, [[4, 0]], Central(8), image_size=8, should_stop=never))
     assert torch.equal(found[0][0], whole[0])
     assert found[0][0].is_contiguous(memory_format=torch.channels_last)
-
-
-def test_threads_that_read_ahead_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_images(tmp_path, {"cat": 30, "dog": 30})
-    for number in (1, 7, 20):
-        (tmp_path / f"cat/{number:03}.png").write_bytes(b"broken")
-    order = epoch_order(60, seed=1, epoch=1, shuffle=True)
-
-    def loaded() -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
-        logger, said = logger_and_lines()
-        split = split_of(tmp_path, logger, max_unreadable_share=0.5)
-        frame = augmented(8, hflip=True, seed=1, epoch=1)
-        return list(batches(split, group(order, 8), frame, image_size=8, should_stop=never)), said.at("WARNING")
-
-    alone, said_alone = loaded()
-    monkeypatch.setattr("trainer.data.readers_for", lambda _device: 4)
-    together, said_together = loaded()
-
-    assert len(said_alone) == 3
-    assert said_together == said_alone
-    for (images, targets), (its_images, its_targets) in zip(together, alone, strict=True):
-        assert torch.equal(images, its_images)
-        assert torch.equal(targets, its_targets)
 
 
 def test_a_stop_takes_effect_between_two_images_of_a_batch(tmp_path: Path) -> None:
@@ -117,5 +93,5 @@ def test_a_stop_takes_effect_between_two_images_of_a_batch(tmp_path: Path) -> No
         return asked == 3
 
     with pytest.raises(TrainingStopped):
-        next(batches(split, [list(range(10))], central(8), image_size=8, should_stop=third_time))
+        next(batches(split, [list(range(10))], Central(8), image_size=8, should_stop=third_time))
     assert asked == 3

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.framing import augmented, central, scaled, to_image, to_tensor
+from trainer.framing import Augmented, Central, scaled, to_image, to_tensor
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (300, 7), (64, 64)])
 def test_an_image_of_any_shape_becomes_a_square(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, (9, 8, 7))
-    for frame in (central(16), augmented(16, hflip=True, seed=0, epoch=1)):
+    for frame in (Central(16), Augmented(16, hflip=True, seed=0, epoch=1)):
         for index in range(20):
             square = to_image(frame(to_tensor(image), index))
             assert square.size == (16, 16)
@@ -22,14 +22,14 @@ def test_an_image_of_any_shape_becomes_a_square(size: tuple[int, int]) -> None:
 def test_validation_sees_the_middle() -> None:
     image = Image.new("RGB", (30, 10), "red")
     image.paste("blue", (10, 0, 20, 10))
-    assert to_image(central(10)(to_tensor(image), 0)).getcolors() == [(100, (0, 0, 255))]
+    assert to_image(Central(10)(to_tensor(image), 0)).getcolors() == [(100, (0, 0, 255))]
 
 
 def test_augmentation_depends_on_seed_epoch_and_image_only() -> None:
     image = Image.effect_noise((32, 32), 100).convert("RGB")
 
     def crop(seed: int, epoch: int, index: int) -> bytes:
-        return to_image(augmented(16, hflip=True, seed=seed, epoch=epoch)(to_tensor(image), index)).tobytes()
+        return to_image(Augmented(16, hflip=True, seed=seed, epoch=epoch)(to_tensor(image), index)).tobytes()
 
     assert crop(1, 2, 3) == crop(1, 2, 3)
     assert len({crop(1, 2, 3), crop(2, 2, 3), crop(1, 3, 3), crop(1, 2, 4)}) == 4
@@ -39,7 +39,7 @@ def test_flips_happen_only_where_allowed() -> None:
     image = Image.linear_gradient("L").rotate(90).convert("RGB")  # darker to one side
 
     def is_flipped(hflip: bool, index: int) -> bool:
-        crop = to_image(augmented(16, hflip=hflip, seed=0, epoch=1)(to_tensor(image), index))
+        crop = to_image(Augmented(16, hflip=hflip, seed=0, epoch=1)(to_tensor(image), index))
         left, right = crop.getpixel((0, 8)), crop.getpixel((15, 8))
         assert isinstance(left, tuple)
         assert isinstance(right, tuple)
@@ -71,6 +71,6 @@ def test_an_image_is_left_as_it_was() -> None:
         image = to_tensor(Image.effect_noise((size, size), 100).convert("RGB"))
         before = image.clone()
         for index in range(5):
-            augmented(16, hflip=True, seed=0, epoch=1)(image, index).zero_()
-            central(16)(image, index).zero_()
+            Augmented(16, hflip=True, seed=0, epoch=1)(image, index).zero_()
+            Central(16)(image, index).zero_()
         assert (image == before).all()

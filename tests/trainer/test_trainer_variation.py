@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.trainer.helpers import request_for
 from trainer.data import normalise
-from trainer.framing import central, to_image, to_tensor
+from trainer.framing import Central, to_image, to_tensor
 from trainer.variation import varied
 
 ANYWHERE = Path("/anywhere")
@@ -19,12 +19,12 @@ NOISE = Image.effect_noise((32, 32), 100).convert("RGB")
 
 
 def variants(image: Image.Image, count: int, *, epoch: int = 1, **changes: Any) -> list[Image.Image]:
-    frame = varied(central(32), request_for(ANYWHERE, **changes), epoch=epoch)
+    frame = varied(Central(32), request_for(ANYWHERE, **changes), epoch=epoch)
     return [to_image(frame(to_tensor(image), index)) for index in range(count)]
 
 
 def test_without_being_asked_nothing_varies() -> None:
-    frame = central(32)
+    frame = Central(32)
     assert varied(frame, request_for(ANYWHERE), epoch=1) is frame
 
 

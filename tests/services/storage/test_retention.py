@@ -121,16 +121,17 @@ class TestLines:
         fill(base, "t")
         best = compared(base, "t").best
         first = keeper(base)
-        write, parts = first._write, iter(range(3))
+        write, parts = base.write, iter(range(3))
 
         def power_cut(statements: Any) -> Any:
             if next(parts, None) is None:
                 raise TimeoutError
             return write(statements)
 
-        monkeypatch.setattr(first, "_write", power_cut)
-        with pytest.raises(TimeoutError):
-            first.run_once()
+        with monkeypatch.context() as patch:
+            patch.setattr(base, "write", power_cut)
+            with pytest.raises(TimeoutError):
+                first.run_once()
         assert state_of(base, "t").removed_until == 2 * keeping.PART_LINES
         keeper(base).run_once()
         assert messages(base, "t") == ["line 0", "line 800", "line 1600", "now completed"]
