@@ -12,7 +12,9 @@ the outputs), `request` (what was asked for), `epoch` (from 1) and `metrics`. `t
 # ruff: noqa: N806 - shape suffixes are upper case
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import call
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,10 +41,12 @@ def save_checkpoint(
     metrics: dict[str, float],
     more: dict[str, Any] | None = None,
     save_roots: Folders = (),
+    run: Callable[[Callable[[], None]], object] = call,
 ) -> None:
     """Replace `path` at once: whoever reads it, or a crash, finds the old checkpoint or the new one whole.
 
-    `more` is stored beside the rest: tensors and plain values. Raises what `write_checkpoint_file` raises.
+    `more` is stored beside the rest: tensors and plain values, which nobody may change any more. All is copied, and
+    then written when and where `run` calls what it is given. Raises what `write_checkpoint_file` raises.
     """
     content = {
         "state_dict": to_cpu(network.state_dict()),
@@ -52,7 +56,7 @@ def save_checkpoint(
         "metrics": metrics,
         **(more or {}),
     }
-    write_checkpoint_file(path, lambda sink: torch.save(content, sink), save_roots)
+    run(lambda: write_checkpoint_file(path, lambda sink: torch.save(content, sink), save_roots))
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,7 @@ def _train_epochs(run: Run, done: int, best_accuracy: float) -> TrainingResult:
         if run.stopping and run.stopping.is_over:
             break
 
+    run.saving.wait()
     return _complete(request, epoch, best_accuracy, logger)
 
 
@@ -307,10 +308,12 @@ def _validate(run: Run, epoch: int) -> Evaluation:
 def _save(run: Run, epoch: int, metrics: dict[str, float], best: Evaluation | None) -> None:
     """`best.pt` first: should it end between the two, the epoch is trained again, and is the best again.
 
-    `best` is the evaluation of an epoch that is better than all before.
+    `best` is the evaluation of an epoch that is better than all before. Where it is written beside the training
+    (`trainer.saving`), `last.pt` may be finished after this has returned, and is when it is called again.
     """
 
     def save(name: str, more: dict[str, Any] | None = None) -> None:
+        beside = {"run": run.saving.run} if name == LAST else {}
         save_checkpoint(
             run.output_dir / name,
             run.evaluated,
@@ -320,8 +323,10 @@ def _save(run: Run, epoch: int, metrics: dict[str, float], best: Evaluation | No
             metrics=metrics,
             more=more,
             save_roots=run.save_roots,
+            **beside,
         )
 
+    run.saving.wait()
     if best is not None:
         save(BEST)
         with open_file(run.output_dir / BEST, run.save_roots) as file:

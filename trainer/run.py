@@ -39,6 +39,7 @@ from trainer.ranks import Ranks
 from trainer.readers import Readers, readers_for
 from trainer.resume import Part, Saved, restore
 from trainer.roots import Folders, Roots
+from trainer.saving import Saving
 from trainer.schedule import Plateau
 from trainer.split import Split, load_split
 
@@ -69,6 +70,7 @@ class Run:
     statistics: Tensor
     bf16: bool
     output_dir: Path
+    saving: Saving
     save_roots: Folders
     logger: logging.Logger
     should_stop: Callable[[], bool]
@@ -105,12 +107,14 @@ class Run:
 
     def forget_images(self) -> None:
         self.training.decoded.clear()
-        self.close()
-
-    def close(self) -> None:
-        """End what runs beside this process."""
         if self.readers:
             self.readers.close()
+
+    def close(self) -> None:
+        """End what runs beside the training. Raises what saving has raised."""
+        if self.readers:
+            self.readers.close()
+        self.saving.close()
 
     def ready(self, images_BCHW: Tensor) -> Tensor:
         """What the network takes, on its device, of uint8 images on the CPU; features stay as they are."""
@@ -194,6 +198,7 @@ def prepare(
         statistics=mean_and_deviation(device),
         bf16=uses_bf16(request.amp, device, network),
         output_dir=output_dir,
+        saving=Saving(beside=device.type == "cuda"),
         save_roots=roots.save,
         logger=logger,
         should_stop=should_stop,

@@ -114,7 +114,7 @@ def head_name(network: nn.Module) -> str:
 
 def to_cpu(state: dict[str, Tensor]) -> StateDict:
     """Copy to the CPU, keeping the versions of the modules, which some networks cannot be loaded without."""
-    return _as_state_dict({key: value.detach().cpu() for key, value in state.items()}, like=state)
+    return _as_state_dict({key: value.detach().to("cpu", copy=True) for key, value in state.items()}, like=state)
 
 
 def _is_state_dict(value: Any) -> bool:
