@@ -128,8 +128,8 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     errors.install(app)
     app.state.tokens = tokens = Tokens([token.get_secret_value() for token in configured.api_tokens])
     counts = RequestCounts()
-    app.add_middleware(ReplicaGuard, state=app.state)
     app.add_middleware(Observing, counts=counts)
+    app.add_middleware(ReplicaGuard, state=app.state, on_refusal=counts.refused)
     app.add_middleware(PreparedStatus, state=app.state, counts=counts)
     app.add_middleware(
         RequestGuard,

@@ -63,9 +63,11 @@ class _State(Collector):
             size = self._service.database.size()
         except (ServiceError, SQLAlchemyError, OSError):
             return
+        yield GaugeMetricFamily("training_database_bytes", "Size of the store on its disk", size)
+        if not self._service.is_owner:  # all services of a store have the same tasks, which would add up
+            return
         tasks = [((status.value,), found.get(status.value, 0)) for status in TaskStatus]
         yield _gauge("training_tasks", "Tasks in the store by status", ("status",), tasks)
-        yield GaugeMetricFamily("training_database_bytes", "Size of the store on its disk", size)
 
 
 def _depth(service: TrainingService) -> int:

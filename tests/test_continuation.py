@@ -54,7 +54,8 @@ def trainer_of(task_id: str) -> psutil.Process:
     (found,) = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if "trainer" in (process.info["cmdline"] or ()) and any(task_id in part for part in process.info["cmdline"])
+        if "trainer" in (process.info["cmdline"] or ())
+        and any(task_id in Path(part).parts for part in process.info["cmdline"])
     ]
     return found
 

@@ -158,6 +158,10 @@ def test_a_replica_adopts_what_runs_when_the_owner_is_killed_and_viewers_miss_no
         assert (refused.status_code, refused.json()["code"]) == (503, "read_replica")
         assert "http://owner.example" in refused.json()["detail"]
         assert int(refused.headers["Retry-After"]) >= 1
+        told = httpx.get(f"{replica.url}/metrics").text
+        assert 'training_http_requests_total{method="POST",route="(refused)",status="503"} 1.0' in told
+        assert "training_tasks" in httpx.get(f"{owner.url}/metrics").text
+        assert "training_tasks" not in told  # or a sum over all services would count each task twice
 
         owner.end(signal.SIGKILL)
         wait(lambda: health(replica)["role"] == "owner", "nobody took over")
@@ -226,6 +230,26 @@ def test_a_process_of_another_machine_is_left_alone(folder: Path, store: Postgre
         assert len(processes_of(folder)) == 1
         (folder / "go on").touch()
         wait(lambda: not processes_of(folder), "it was held")
+
+
+def test_a_process_that_had_not_begun_yet_begins_with_the_service_that_comes_after(
+    folder: Path, store: PostgresStore
+) -> None:
+    """Killed while it recorded what the run is made from, the first service has left nothing on its machine."""
+    slow = folder / "slow"
+    slow.mkdir()
+    (slow / "git").write_text(f"#!/bin/sh\ntouch '{folder}/asked'\nexec sleep 60\n")
+    (slow / "git").chmod(0o755)
+    with service(folder, store, STATE_DIR="one", PATH=f"{slow}{os.pathsep}{os.environ['PATH']}") as first:
+        start(first, folder)
+        wait((folder / "asked").exists, "no record is made")
+        assert httpx.get(f"{first.url}{TRAINING}/t").json()["status"] == "running"
+        first.end(signal.SIGKILL)
+    (folder / "go on").touch()
+    with service(folder, store, STATE_DIR="two") as second:
+        viewer = Viewer(second.url)
+        assert viewer.to_the_end()[-1].entry["status"] == "completed"
+    assert len((folder / "begun").read_text().split()) == 1
 
 
 def test_a_server_that_is_gone_for_a_while_changes_no_owner(folder: Path, store: PostgresStore) -> None:

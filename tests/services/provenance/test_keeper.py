@@ -29,7 +29,7 @@ def kept(base: BaseService, monkeypatch: pytest.MonkeyPatch) -> ProvenanceKeeper
     return ProvenanceKeeper(base.database, base.apply, list, ANYWHERE)
 
 
-def begin(kept: ProvenanceKeeper, *, attempt: int = 1, is_resumed: bool = False) -> None:
+def begin(kept: ProvenanceKeeper, *, attempt: int = 1, is_resumed: bool = False, is_cancelled: bool = False) -> None:
     kept.begin(
         "t",
         REQUEST,
@@ -37,7 +37,7 @@ def begin(kept: ProvenanceKeeper, *, attempt: int = 1, is_resumed: bool = False)
         attempt=attempt,
         is_resumed=is_resumed,
         place="process",
-        is_cancelled=lambda: False,
+        is_cancelled=lambda: is_cancelled,
     )
 
 
@@ -68,6 +68,14 @@ def test_a_service_that_was_killed_before_it_had_one_leaves_it_to_the_next(kept:
     kept.accept("t", REQUEST, None)
     begin(kept, is_resumed=True)
     assert numbers(kept, 1) == [1]
+
+
+def test_what_the_end_of_a_service_has_cut_short_is_not_kept_and_the_next_one_makes_it(kept: ProvenanceKeeper) -> None:
+    kept.accept("t", REQUEST, None)
+    begin(kept, is_cancelled=True)
+    assert numbers(kept, 1) == [None]
+    begin(kept, is_resumed=True)
+    assert numbers(kept, 1) == [2]
 
 
 def test_a_run_of_an_older_release_gets_none_afterwards(kept: ProvenanceKeeper) -> None:

@@ -10,18 +10,27 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import Connection, event, func, select, update
 from sqlalchemy.exc import DBAPIError
 
 from models.schemas import LogReading, TaskStatus
-from services.errors import StorageUnavailable, StoreInUse, TaskConflict, TaskNotFound
+from services.errors import LinesRemoved, StorageUnavailable, StoreInUse, TaskConflict, TaskNotFound
 from services.log_entry import LogEntry
 from services.parsing import Memory
 from services.rereading import Rereading
 from services.storage.database import Database
-from services.storage.operations import Committed, CreateTask, DeleteTask, Operation, Reparse, SetLimits
+from services.storage.operations import (
+    Apply,
+    Committed,
+    CreateTask,
+    DeleteTask,
+    Notice,
+    Operation,
+    Reparse,
+    SetLimits,
+)
 from services.storage.store import Store
-from services.storage.tables import log_entries, metadata, metric_points, notices
+from services.storage.tables import log_entries, metadata, metric_points, notices, tasks
 from services.storage.writer import MAX_BATCH, UNSTORABLE, Writer
 from services.task_state import TaskState
 from tests.running_postgres import RunningPostgres
@@ -624,6 +633,20 @@ class TestReparse:
         desk.submit(DeleteTask("t")).result(TIMEOUT_S)
         assert isinstance(desk.submit(Reparse("t", rereading, None)).exception(TIMEOUT_S), TaskNotFound)
         assert caplog.text == ""
+
+    def test_where_old_lines_have_gone_meanwhile_nothing_is_changed(self, desk: Desk, reader: Store) -> None:
+        """What is left of them, read again, would say something else."""
+        desk.submit(line("Train Loss: 1", metrics={"train_loss": 1}, parsed=True)).result(TIMEOUT_S)
+        rereading = self.rereading(desk)
+
+        def remove(connection: Connection) -> list[Notice]:
+            connection.execute(update(tasks).values(removed_until=1))
+            return []
+
+        desk.submit(Apply(remove)).result(TIMEOUT_S)
+        assert isinstance(desk.submit(Reparse("t", rereading, None)).exception(TIMEOUT_S), LinesRemoved)
+        desk.submit(line("after")).result(TIMEOUT_S)
+        assert [entry.metrics for entry in reader.read_entries("t")] == [{"train_loss": 1}, None]
 
 
 def test_an_error_of_the_store_shows_no_value(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
