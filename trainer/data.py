@@ -121,7 +121,7 @@ def _read_with(
     """By this process as `read` does, until the readers are there, if reading all of it is worth starting them."""
     images, fastest = sum(map(len, groups)), math.inf
     for number, indices in enumerate(groups):
-        if readers.are_there():
+        if readers.are_there(read.keywords["should_stop"]):
             split.decoded.clear()  # they keep their own
             yield from readers.read(split, groups[number:], frame, **read.keywords)
             return

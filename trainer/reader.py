@@ -17,8 +17,11 @@ import pickle
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,15 +75,25 @@ def read_on(connection: Connection, memory: int, budget: int) -> None:
     """What a reader does, until the other end of its connection is closed. `memory` is a descriptor."""
     kept = DecodedImages(budget)
     shared = mmap.mmap(memory, 0)
-    send(connection, Answer({}, [], 0, 0))  # it is there
+    answers: SimpleQueue[Answer] = SimpleQueue()
+    Thread(target=_answer, args=(connection, answers), daemon=True).start()
+    answers.put(Answer({}, [], 0, 0))  # it is there
     while True:
         try:
             job: Job = received(connection)
-            if os.fstat(memory).st_size > len(shared):
-                shared = mmap.mmap(memory, 0)
-            send(connection, _done(job, kept, shared))
         except (EOFError, OSError):
             return
+        if os.fstat(memory).st_size > len(shared):
+            shared = mmap.mmap(memory, 0)
+        answers.put(_done(job, kept, shared))
+
+
+def _answer(connection: Connection, answers: SimpleQueue[Answer]) -> None:
+    """In a thread, so that a reader takes its next job whatever becomes of its answer: whoever has jobs for it may be
+    waiting to hand over one, and take no answer meanwhile."""
+    with suppress(OSError):
+        while True:
+            send(connection, answers.get())
 
 
 def _done(job: Job, kept: DecodedImages, shared: mmap.mmap) -> Answer:
@@ -124,7 +137,6 @@ def serve(control: int, memory: int, budget: int, connections: Sequence[int]) ->
 def main() -> None:
     """The arguments are two descriptors, of the control socket and the memory, the bytes that all readers may keep of
     decoded images, and the descriptor of each connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the training gets too
     torch.set_num_threads(1)
     control, memory, budget, *connections = map(int, sys.argv[1:])
     status = serve(control, memory, budget, connections)

@@ -40,6 +40,13 @@ _PATIENCE_S = 0.1
 """Between two looks at whether to stop."""
 _PATIENCE_WITH_SERVER_S = 10.0
 _PACKAGES = Path(__file__).parents[1]
+_PROGRAM = """import signal
+for number in signal.SIGINT, signal.SIGTERM:
+    signal.signal(number, signal.SIG_IGN)
+from trainer.reader import main
+main()
+"""
+"""Whoever stops a training signals all of its processes. What that comes to, the training decides."""
 
 
 def readers_for(device: torch.device, *, workers: int) -> int:
@@ -107,7 +114,7 @@ def _started(count: int, budget: int) -> _Running:
     arguments = [*descriptors[:2], budget, *descriptors[2:]]
     path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")]))
     server = subprocess.Popen(  # noqa: S603 - of this program
-        [sys.executable, "-P", "-c", "from trainer.reader import main; main()", *map(str, arguments)],
+        [sys.executable, "-P", "-c", _PROGRAM, *map(str, arguments)],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": path},
@@ -141,7 +148,7 @@ class Readers:
         """Start the processes. It takes them seconds, while this one goes on."""
         self._running = self._running or _started(self.count, self.budget)
 
-    def are_there(self) -> bool:
+    def are_there(self, should_stop: Callable[[], bool]) -> bool:
         """Whether all of them wait for work by now. Raises as `read` does."""
         if self._running is None:
             return False
@@ -151,7 +158,7 @@ class Readers:
                     received(reader.connection)
                     reader.is_there = True
         except (EOFError, ConnectionError) as error:
-            raise self._why_they_ended() from error
+            raise self._why_they_ended(should_stop) from error
         return all(reader.is_there for reader in self._running.readers)
 
     def read(
@@ -186,7 +193,7 @@ class Readers:
                 told.popleft()
                 yield running.pixels(number % running.buffers, len(indices), size), errors
         except (EOFError, ConnectionError) as error:
-            raise self._why_they_ended() from error
+            raise self._why_they_ended(should_stop) from error
         finally:
             if told:  # they are at work on what nobody wants any more
                 self.close()
@@ -238,13 +245,15 @@ class Readers:
         self._owners |= {(split.name, index): number for index in answer.kept}
         return answer.errors
 
-    def _why_they_ended(self) -> Exception:
+    def _why_they_ended(self, should_stop: Callable[[], bool]) -> Exception:
         """What to raise where a process is gone, and the others with it."""
         assert self._running is not None
         with suppress(subprocess.TimeoutExpired):
             self._running.server.wait(_PATIENCE_WITH_SERVER_S)  # one that is killed lets go of its connection first
         status, self._running = self._running.end(), None
         self._owners.clear()
+        if should_stop():
+            return TrainingStopped()
         if status == -signal.SIGKILL:
             message = (
                 "A process that reads images was killed, most often by the system for want of memory: lower cache_mb "

@@ -32,7 +32,7 @@ def there(readers: Readers) -> Readers:
     """Started, and waiting for work."""
     readers.start()
     deadline = time.monotonic() + 60
-    while not readers.are_there():
+    while not readers.are_there(never):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return readers
@@ -195,6 +195,54 @@ def test_a_stop_does_not_wait_for_an_image(tmp_path: Path, readers: Readers) -> 
     with pytest.raises(TrainingStopped):
         list(batches(split, [[0, 1]], Central(16), image_size=16, should_stop=asked.is_set, readers=readers))
     assert not processes()
+
+
+def test_who_stops_all_processes_stops_the_training_alone(tmp_path: Path, readers: Readers) -> None:
+    """The supervisor of a process tells each of its descendants to end."""
+    split = split_of(write_images(tmp_path, {"cat": 40, "dog": 40}))
+    asked = threading.Event()
+    read = batches(
+        split, group(split.indices, 8), Central(16), image_size=16, should_stop=asked.is_set, readers=readers
+    )
+    next(read)
+    for process in psutil.Process().children(recursive=True):
+        process.terminate()
+    for _ in range(4):
+        next(read)
+    assert len(processes()) == 2
+    asked.set()
+    for process in processes():
+        process.kill()
+    with pytest.raises(TrainingStopped):
+        list(read)
+
+
+@pytest.mark.parametrize(("stops", "ends_in"), [(True, TrainingStopped), (False, TrainingFailed)])
+def test_a_stop_while_they_begin_is_a_stop(stops: bool, ends_in: type[Exception]) -> None:
+    readers = Readers(2, budget=0, largest=16)
+    before = psutil.Process().children()
+    readers.start()
+    (server,) = (each for each in psutil.Process().children() if each not in before)
+    server.kill()
+    while server.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    with pytest.raises(ends_in):
+        readers.are_there(lambda: stops)
+    assert not readers.is_started
+
+
+def test_thousands_of_broken_images_hold_nobody_up(tmp_path: Path) -> None:
+    """What is said of them does not fit into a connection, nor do the jobs that follow."""
+    (tmp_path / "cat").mkdir()
+    for number in range(2500):
+        (tmp_path / "cat" / f"{number:0120}.png").write_bytes(b"broken")
+    readers = there(Readers(1, budget=0, largest=16))
+    split = split_of(tmp_path)
+    try:
+        for _, errors in readers.read(split, [split.indices] * 4, Central(16), size=16, at_least=32, should_stop=never):
+            assert len(errors) == 2500
+    finally:
+        readers.close()
 
 
 PROGRAM = """
