@@ -177,7 +177,7 @@ class Readers:
         """
         running = self._running
         assert running is not None
-        running.make_room(max(1, *map(len, groups)) * self.largest**2 * 3)
+        running.make_room(max([1, *map(len, groups)]) * self.largest**2 * 3)
         told: deque[list[tuple[_Reader, list[Place]]]] = deque()
         try:
             for number, indices in enumerate(groups):
