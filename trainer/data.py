@@ -69,7 +69,7 @@ def batches(
 
     They are on the CPU, for a GPU in memory that it can fetch from while the CPU goes on. A batch is smaller than
     its group, down to none at all, by the images that turn out to be unreadable. Raises `TrainingStopped` between
-    two images, and what `Split.decode` and `Split.leave_out` raise.
+    two images, or while it waits for readers, and what `Split.decode` and `Split.leave_out` raise.
 
     Images are decoded for `whole_size`, the largest that any epoch wants of them: what is kept is one for all.
     They are the same with `readers` and without.
@@ -118,8 +118,8 @@ def _read(
 def _read_with(
     readers: Readers, read: partial[Read], split: Split, groups: Sequence[Sequence[int]], frame: Frame
 ) -> Read:
-    """By this process as `read` does, until the readers are there, if reading all of it is worth starting them."""
-    images, fastest = sum(map(len, groups)), math.inf
+    """By this process as `read` does, until the readers are there, if reading what is left is worth starting them."""
+    left, fastest = sum(map(len, groups)), math.inf
     for number, indices in enumerate(groups):
         if readers.are_there(read.keywords["should_stop"]):
             split.decoded.clear()  # they keep their own
@@ -127,9 +127,10 @@ def _read_with(
             return
         began = time.perf_counter()
         batch = next(read(split, [indices], frame))
+        left -= len(indices)
         if number and indices:  # what comes first is slow for reasons of its own
             fastest = min(fastest, (time.perf_counter() - began) / len(indices))
-            if not readers.is_started and fastest * images > WORTH_S:
+            if not readers.is_started and fastest * left > WORTH_S:
                 split.logger.info(lines.readers_start(readers.count, fastest))
                 readers.start()
         yield batch

@@ -1,9 +1,8 @@
 """Random numbers of one's own for code that draws from torch's global generator.
 
-The transforms of torchvision know no other generator. But several threads read images, and several trainings may
-run in one process: with numbers that all of them draw from one place, no two trainings would be the same, and
-where one that goes on stands in them would have to be saved. What a mode of torch's changes, it changes for its
-own thread alone.
+The transforms of torchvision know no other generator. But several trainings may run in one process: with numbers that
+all of them draw from one place, no two trainings would be the same, and where one that goes on stands in them would
+have to be saved. What a mode of torch's changes, it changes for its own thread alone.
 """
 
 from __future__ import annotations

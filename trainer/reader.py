@@ -3,7 +3,7 @@
 It imports what reading needs and then forks once for each connection, so that all of them together start as quickly as
 one. Who has started it (`trainer.readers`) hands over descriptors: a socket on which nothing comes, the memory for the
 pixels, and a connection for each reader. It and all of them end when the control socket is closed, which the end of the
-training does too, whichever way that comes. Where one of them is gone, so are all, in the same way.
+training does too, whichever way that comes. Where a reader is gone, it ends the others and itself, in the same way.
 
 Shapes: B images of a batch, C = 3 channels (red, green, blue), H = W = pixels of a side.
 """
@@ -16,8 +16,8 @@ import os
 import pickle
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from trainer.decoded_images import DecodedImages
 from trainer.framing import Frame
@@ -91,9 +92,15 @@ def read_on(connection: Connection, memory: int, budget: int) -> None:
 def _answer(connection: Connection, answers: SimpleQueue[Answer]) -> None:
     """In a thread, so that a reader takes its next job whatever becomes of its answer: whoever has jobs for it may be
     waiting to hand over one, and take no answer meanwhile."""
-    with suppress(OSError):
+    try:
         while True:
             send(connection, answers.get())
+    except OSError:  # nobody is there any more
+        pass
+    except Exception:  # noqa: BLE001 - whatever it is, it is the end
+        traceback.print_exc()
+    finally:
+        os._exit(1)  # without it, the reader would go on and never be heard of again
 
 
 def _done(job: Job, kept: DecodedImages, shared: mmap.mmap) -> Answer:
@@ -105,8 +112,17 @@ def _done(job: Job, kept: DecodedImages, shared: mmap.mmap) -> Answer:
             image_CHW = job.frame(decode(path, kept, at_least=job.at_least, folders=job.folders), index)
             pixels_BHWC[position] = image_CHW.permute(1, 2, 0).numpy()
         except Exception as error:  # noqa: BLE001 - it is raised where the image is asked for
-            errors[position] = error
+            errors[position] = _portable(error)
     return Answer(errors, [index for _, index, path in job.images if path in kept], len(kept), kept.bytes)
+
+
+def _portable(error: Exception) -> Exception:
+    """What can be raised in another process: an exception may hold anything, or want other arguments than it has."""
+    try:
+        copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - one's own
+    except Exception:  # noqa: BLE001
+        copy = None
+    return error if type(copy) is type(error) else RuntimeError(repr(error))
 
 
 def serve(control: int, memory: int, budget: int, connections: Sequence[int]) -> int:
@@ -131,12 +147,17 @@ def serve(control: int, memory: int, budget: int, connections: Sequence[int]) ->
     status = next(filter(None, (os.waitpid(process, 0)[1] for process in ended)), 0)
     for process in readers.values():
         os.kill(process, signal.SIGKILL)
+    for process in readers.values():
+        os.waitpid(process, 0)  # what they kept in memory is free once this process has ended
     return os.waitstatus_to_exitcode(status)
 
 
 def main() -> None:
     """The arguments are two descriptors, of the control socket and the memory, the bytes that all readers may keep of
     decoded images, and the descriptor of each connection."""
+    import trainer.variation  # noqa: F401 - each reader would import what is imported by no one before the fork
+
+    Image.init()
     torch.set_num_threads(1)
     control, memory, budget, *connections = map(int, sys.argv[1:])
     status = serve(control, memory, budget, connections)

@@ -31,9 +31,10 @@ from trainer.reader import Answer, Job, Pixels, Place, pixels_in, received, send
 from trainer.split import Split
 
 MOST_READERS = 16
-MOST_AHEAD = 4
-"""Batches that are read before they are asked for. Two at least, and no more than take `AHEAD_BYTES`."""
-AHEAD_BYTES = 2**28
+MOST_BATCHES = 4
+"""Batches that are in memory at a time: the one that is asked for, and those after it. Two at least, and no more than
+take `BATCHES_BYTES`."""
+BATCHES_BYTES = 2**28
 WORTH_S = 4.0
 """About as long as the processes take to begin. What this process can read in less, they are not started for."""
 _PATIENCE_S = 0.1
@@ -82,7 +83,7 @@ class _Running:
     def make_room(self, bytes_of_batch: int) -> None:
         if bytes_of_batch > self.bytes_of_batch:
             self.bytes_of_batch = bytes_of_batch
-            self.buffers = max(2, min(MOST_AHEAD, AHEAD_BYTES // bytes_of_batch))
+            self.buffers = max(2, min(MOST_BATCHES, BATCHES_BYTES // bytes_of_batch))
             os.ftruncate(self.descriptor, self.buffers * bytes_of_batch)
             self.memory = mmap.mmap(self.descriptor, 0)
 
@@ -91,10 +92,15 @@ class _Running:
         return pixels_in(self.memory, buffer * self.bytes_of_batch, images, size)
 
     def end(self) -> int:
-        """How the server has ended, or ends now; negative: by a signal."""
+        """How the server has ended, or ends now; negative: by a signal.
+
+        Until all readers are there it may be importing, and sees nothing: what it has forked by then ends by itself.
+        """
         for reader in self.readers:
             reader.connection.close()
         self.control.close()
+        if not all(reader.is_there for reader in self.readers):
+            self.server.kill()
         try:
             status = self.server.wait(_PATIENCE_WITH_SERVER_S)
         except subprocess.TimeoutExpired:
@@ -113,14 +119,19 @@ def _started(count: int, budget: int) -> _Running:
     descriptors = [its_control.fileno(), descriptor, *(end.fileno() for end in theirs[1:])]
     arguments = [*descriptors[:2], budget, *descriptors[2:]]
     path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")]))
-    server = subprocess.Popen(  # noqa: S603 - of this program
-        [sys.executable, "-P", "-c", _PROGRAM, *map(str, arguments)],
-        pass_fds=descriptors,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    for end in theirs:
-        end.close()
+    try:
+        server = subprocess.Popen(  # noqa: S603 - of this program
+            [sys.executable, "-P", "-c", _PROGRAM, *map(str, arguments)],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+    except BaseException:
+        os.close(descriptor)
+        raise
+    finally:
+        for end in theirs:
+            end.close()
     return _Running(server, control, descriptor, [_Reader(Connection(end.detach())) for end, _ in pairs])
 
 
@@ -157,7 +168,7 @@ class Readers:
                 if not reader.is_there and reader.connection.poll():
                     received(reader.connection)
                     reader.is_there = True
-        except (EOFError, ConnectionError) as error:
+        except (EOFError, OSError) as error:
             raise self._why_they_ended(should_stop) from error
         return all(reader.is_there for reader in self._running.readers)
 
@@ -192,7 +203,7 @@ class Readers:
                     errors |= self._answered(running.readers.index(reader), reader, split, images)
                 told.popleft()
                 yield running.pixels(number % running.buffers, len(indices), size), errors
-        except (EOFError, ConnectionError) as error:
+        except (EOFError, OSError) as error:
             raise self._why_they_ended(should_stop) from error
         finally:
             if told:  # they are at work on what nobody wants any more

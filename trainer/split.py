@@ -71,7 +71,7 @@ class Split:
         return digest.hexdigest()
 
     def decode(self, index: int, *, at_least: int) -> Tensor:
-        """An image as uint8_CHW, which nobody may change; from any thread. Always with the same `at_least`.
+        """An image as uint8_CHW, which nobody may change. Always with the same `at_least`.
 
         Raises `UnreadableImage`, and what `read_rgb` raises.
         """

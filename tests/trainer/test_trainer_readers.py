@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ def processes() -> list[psutil.Process]:
     server = psutil.Process().children()
     found = [each for each in psutil.Process().children(recursive=True) if each not in server]
     return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def assert_ended(begun: list[psutil.Process]) -> None:
+    """Also those that have lost the program that forked them, which `processes` does not see."""
+    assert begun
+    _, alive = psutil.wait_procs(begun, timeout=20)
+    assert not alive
 
 
 def loaded(split: Split, readers: Readers | None, *, size: int = 16, epoch: int = 1) -> list[tuple[Tensor, Tensor]]:
@@ -168,11 +176,12 @@ def test_one_that_is_killed_fails_the_training_with_what_to_do(tmp_path: Path, r
     split = split_of(write_images(tmp_path, {"cat": 40, "dog": 40}))
     read = batches(split, group(split.indices, 8), Central(16), image_size=16, should_stop=never, readers=readers)
     next(read)
-    processes()[0].kill()
+    begun = processes()
+    begun[0].kill()
     with pytest.raises(TrainingFailed, match="lower cache_mb") as failure:
         list(read)
     assert failure.value.reason == "out_of_memory"
-    assert not processes()
+    assert_ended(begun)
     assert_same(loaded(split, readers), loaded(split, None))  # this process goes on by itself
 
 
@@ -180,21 +189,23 @@ def test_who_breaks_off_leaves_no_process(tmp_path: Path, readers: Readers) -> N
     split = split_of(write_images(tmp_path, {"cat": 40, "dog": 40}))
     read = batches(split, group(split.indices, 8), Central(16), image_size=16, should_stop=never, readers=readers)
     next(read)
-    assert len(processes()) == 2
+    begun = processes()
+    assert len(begun) == 2
     read.close()  # type: ignore[attr-defined]
-    assert not processes()
+    assert_ended(begun)
 
 
 def test_a_stop_does_not_wait_for_an_image(tmp_path: Path, readers: Readers) -> None:
     split = split_of(write_images(tmp_path, {"cat": 4, "dog": 4}))
     loaded(split, readers)
-    for process in processes():
+    begun = processes()
+    for process in begun:
         process.suspend()  # an image that takes for ever
     asked = threading.Event()
     threading.Timer(0.3, asked.set).start()
     with pytest.raises(TrainingStopped):
         list(batches(split, [[0, 1]], Central(16), image_size=16, should_stop=asked.is_set, readers=readers))
-    assert not processes()
+    assert_ended(begun)
 
 
 def test_who_stops_all_processes_stops_the_training_alone(tmp_path: Path, readers: Readers) -> None:
@@ -229,6 +240,49 @@ def test_a_stop_while_they_begin_is_a_stop(stops: bool, ends_in: type[Exception]
     with pytest.raises(ends_in):
         readers.are_there(lambda: stops)
     assert not readers.is_started
+
+
+@pytest.mark.parametrize("groups", [[], [[], []], [[], [0], []]])
+def test_a_share_may_be_empty(tmp_path: Path, readers: Readers, groups: list[list[int]]) -> None:
+    split = split_of(write_images(tmp_path, {"cat": 4, "dog": 4}))
+    read = batches(split, groups, Central(16), image_size=16, should_stop=never, readers=readers)
+    assert [len(targets) for _, targets in read] == [len(indices) for indices in groups]
+
+
+class Odd(Exception):
+    """Cannot be made anew of what it says of itself."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Raising:
+    """A frame with a mistake."""
+
+    what: str
+
+    def __call__(self, _image_CHW: Tensor, _index: int) -> Tensor:  # noqa: N803
+        if self.what == "odd":
+            raise Odd(1, "odd")
+        error = ValueError("holds a lock")
+        error.lock = threading.Lock()  # type: ignore[attr-defined]
+        raise error
+
+
+@pytest.mark.parametrize(("what", "text"), [("odd", "Odd"), ("lock", "holds a lock")])
+def test_a_mistake_in_one_of_them_is_raised_here_whatever_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, text: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    split = split_of(write_images(tmp_path, {"cat": 4, "dog": 4}))
+    readers = there(Readers(2, budget=0, largest=16))
+    try:
+        with pytest.raises(RuntimeError, match=text):
+            next(batches(split, [[0, 1]], Raising(what), image_size=16, should_stop=never, readers=readers))
+    finally:
+        readers.close()
 
 
 def test_thousands_of_broken_images_hold_nobody_up(tmp_path: Path) -> None:
@@ -276,8 +330,7 @@ def test_they_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
         begun = psutil.Process(trainer.pid).children(recursive=True)
         assert len(begun) == 3  # and the program that has forked them
         trainer.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(begun, timeout=20)
-    assert not alive
+    assert_ended(begun)
 
 
 def test_on_the_cpu_the_training_reads_by_itself() -> None:
