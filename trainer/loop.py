@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def _train(
     run = prepare(request, saved, output_dir, ranks, device, logger, should_stop, roots)
     done, best_accuracy = (saved.epoch, saved.best_accuracy) if saved else (0, -math.inf)
     del saved  # as large as all that the training needs
-    with closing(run):
+    with run:
         return _train_epochs(with_features(with_learning_rate(run)), done, best_accuracy)
 
 

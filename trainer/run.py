@@ -110,11 +110,22 @@ class Run:
         if self.readers:
             self.readers.close()
 
-    def close(self) -> None:
-        """End what runs beside the training. Raises what saving has raised."""
-        if self.readers:
-            self.readers.close()
-        self.saving.close()
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End what runs beside the training. Raises what saving has raised; where the training has not come to its end,
+        that is why, and saving only says it."""
+        try:
+            if self.readers:
+                self.readers.close()
+        finally:
+            try:
+                self.saving.close()
+            except TrainingFailed as failure:
+                if kind is None:
+                    raise
+                self.logger.warning(str(failure))
 
     def ready(self, images_BCHW: Tensor) -> Tensor:
         """What the network takes, on its device, of uint8 images on the CPU; features stay as they are."""

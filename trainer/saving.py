@@ -14,6 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 class Saving:
     """One write at a time, and none begun before the one before is done.
 
+    The first one is waited for: from the second epoch on there is something to go on from.
+
     Args:
         beside: write in a thread.
     """
@@ -21,12 +23,14 @@ class Saving:
     def __init__(self, *, beside: bool) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="save") if beside else None
         self._last: Future[None] | None = None
+        self._is_first = True
 
     def run(self, write: Callable[[], None]) -> None:
         """Raises what the write before has raised, or, where nothing is written beside, this one."""
         self.wait()
-        if self._pool is None:
+        if self._pool is None or self._is_first:
             write()
+            self._is_first = False
         else:
             self._last = self._pool.submit(write)
 

@@ -38,7 +38,7 @@ def content(path: Path) -> dict[str, Any]:
 
 
 class Waiting(logging.Handler):
-    """Until the second epoch has been trained."""
+    """Until the third epoch has been trained."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Waiting(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines += record.getMessage().startswith("Train Loss")
-        if self.lines == 2:
+        if self.lines == 3:
             self.trained.set()
 
 
@@ -55,7 +55,7 @@ class Waiting(logging.Handler):
 def test_it_holds_what_was_saved_and_not_what_the_training_has_made_of_it_since(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = request_for(digits, num_epochs=2, **OPTIONS)
+    request = request_for(digits, num_epochs=3, **OPTIONS)
     stopped, said = logger_and_lines()
     with pytest.raises(TrainingStopped):
         train(
@@ -63,23 +63,24 @@ def test_it_holds_what_was_saved_and_not_what_the_training_has_made_of_it_since(
             output_dir=tmp_path / "stopped",
             device="cpu",
             logger=stopped,
-            should_stop=lambda: "Epoch [2/2] started" in said.messages,
+            should_stop=lambda: "Epoch [3/3] started" in said.messages,
         )
-    write, first = checkpoint_file.write_checkpoint_file, tmp_path / "first.pt"
+    write, second = checkpoint_file.write_checkpoint_file, tmp_path / "second.pt"
     logger, waiting = logging.Logger("test"), Waiting()
     logger.addHandler(waiting)
 
     def late(path: Path, *arguments: Any) -> None:
-        if path.name == LAST:
+        is_second = path.name == LAST and path.exists() and not second.exists()
+        if is_second:
             assert waiting.trained.wait(60)
         write(path, *arguments)
-        if path.name == LAST and not first.exists():
-            first.write_bytes(path.read_bytes())
+        if is_second:
+            second.write_bytes(path.read_bytes())
 
     monkeypatch.setattr("trainer.checkpoint.write_checkpoint_file", late)
     train(request, output_dir=tmp_path / "whole", device="cpu", logger=logger, should_stop=never)
-    assert same(content(first), content(tmp_path / "stopped" / LAST))
-    assert content(tmp_path / "whole" / LAST)["epoch"] == 2
+    assert same(content(second), content(tmp_path / "stopped" / LAST))
+    assert content(tmp_path / "whole" / LAST)["epoch"] == 3
 
 
 @pytest.mark.usefixtures("_beside")
@@ -96,6 +97,45 @@ def test_a_stop_waits_for_it(digits: Path, tmp_path: Path) -> None:
         )
     assert content(tmp_path / LAST)["epoch"] == 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("save")]
+
+
+@pytest.mark.usefixtures("_beside")
+def test_the_second_epoch_is_not_begun_before_there_is_something_to_go_on_from(digits: Path, tmp_path: Path) -> None:
+    logger, there = logging.Logger("test"), []
+
+    class Look(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("Epoch [2/2] started"):
+                there.append((tmp_path / LAST).exists())
+
+    logger.addHandler(Look())
+    train(request_for(digits, num_epochs=2), output_dir=tmp_path, device="cpu", logger=logger, should_stop=never)
+    assert there == [True]
+
+
+@pytest.mark.usefixtures("_beside")
+def test_a_stop_stays_one_and_what_went_wrong_meanwhile_is_said(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger, said = logger_and_lines()
+    write, stopping = checkpoint_file.write_checkpoint_file, threading.Event()
+
+    def full(path: Path, *arguments: Any) -> None:
+        if path.name == LAST and path.exists():
+            assert stopping.wait(60)
+            raise TrainingFailed("disk_full", "full")
+        write(path, *arguments)
+
+    def stop() -> bool:
+        if "Epoch [3/5] started" in said.messages:
+            stopping.set()
+        return stopping.is_set()
+
+    monkeypatch.setattr("trainer.checkpoint.write_checkpoint_file", full)
+    with pytest.raises(TrainingStopped):
+        train(request_for(digits, num_epochs=5), output_dir=tmp_path, device="cpu", logger=logger, should_stop=stop)
+    assert said.at("WARNING") == ["full"]
+    assert content(tmp_path / LAST)["epoch"] == 1
 
 
 @pytest.mark.usefixtures("_beside")
@@ -122,7 +162,7 @@ def test_what_goes_wrong_fails_the_training(
         )
     assert said.at("ERROR") == ["full"]
     assert not any(message.startswith("Training complete") for message in said.messages)
-    assert not any(message.startswith("Epoch [3/3]") for message in said.messages)
+    assert not any(message.startswith("Epoch [2/3]") for message in said.messages)
     assert (tmp_path / BEST).exists()
 
 
@@ -134,11 +174,12 @@ def test_writes_come_one_after_the_other() -> None:
         assert gate.wait(10)
         done.append("first")
 
+    saving.run(lambda: done.append("at once"))
     saving.run(first)
     threading.Timer(0.1, gate.set).start()
     saving.run(lambda: done.append("second"))
     saving.close()
-    assert done == ["first", "second"]
+    assert done == ["at once", "first", "second"]
 
 
 def test_without_a_thread_it_is_written_at_once() -> None:
