@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,27 +94,31 @@ def run(spec: dict[str, Any], should_stop: Callable[[], bool]) -> Ends:
         for rank in range(count)
     ]
     try:
-        host, port = ray.get(workers[0].free_address.remote())
+        addresses = ray.get([worker.free_address.remote() for worker in workers])
         waiting = {
-            worker.run.remote(spec, environment(rank, count, host, port), rank): rank
-            for rank, worker in enumerate(workers)
+            worker.run.remote(spec, environment(rank, addresses), rank): rank for rank, worker in enumerate(workers)
         }
         return wait_for(waiting, lambda: [worker.stop.remote(spec["grace_s"]) for worker in workers], should_stop)
     except RayError as error:
         return Ends(lost={0: first_line(error)})
 
 
-def environment(rank: int, count: int, host: str, port: int) -> dict[str, str]:
-    """As torchrun sets it. Each worker has devices of its own, so it is the first one of its place."""
-    if count == 1:
+def environment(rank: int, addresses: Sequence[tuple[str, int]]) -> dict[str, str]:
+    """As torchrun sets it. Each worker has devices of its own, so it is the first one of its place.
+
+    Args:
+        addresses: host and a free port of each rank. Those of one host share its memory and its cores.
+    """
+    hosts = [host for host, _ in addresses]
+    if len(hosts) == 1:
         return {}
     return {
         "RANK": str(rank),
-        "WORLD_SIZE": str(count),
+        "WORLD_SIZE": str(len(hosts)),
         "LOCAL_RANK": "0",
-        "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": host,
-        "MASTER_PORT": str(port),
+        "LOCAL_WORLD_SIZE": str(hosts.count(hosts[rank])),
+        "MASTER_ADDR": hosts[0],
+        "MASTER_PORT": str(addresses[0][1]),
     }
 
 
