@@ -1,7 +1,7 @@
 """How many requests there were, how they were answered and how soon; and whose lines of the log are whose.
 
-Around the routes alone. What is refused before (`api.security`) or answered before (`api.prepared_status`) is counted
-there: the fastest answers would be a third slower with a watch around them.
+Around the routes alone. What is refused before (`api.security`, `api.read_replica`) or answered before
+(`api.prepared_status`) is counted there: the fastest answers would be a third slower with a watch around them.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class RequestCounts:
 
     def refused(self, scope: Scope, status: int) -> None:
         """A request was refused before any route was looked for."""
+        _name(scope)
         self.requests.labels(_method(scope), REFUSED, str(status)).inc()
         _tell(scope, status, 0.0)
 
@@ -72,8 +73,7 @@ class Observing:
             return
         began = time.perf_counter()
         status, waited, is_stream, is_open = 0, 0.0, False, False
-        REQUEST_ID.set(_request_id(scope))  # never reset: a request has a context of its own (uvicorn)
-        TASK_ID.set(_task_id(scope["path"]))
+        _name(scope)
 
         async def watched(message: Message) -> None:
             nonlocal status, waited, is_stream, is_open
@@ -101,6 +101,12 @@ class Observing:
                 _tell(scope, status, waited)
             if is_stream and is_open:
                 self._counts.dropped.inc()
+
+
+def _name(scope: Scope) -> None:
+    """For the lines of the log. Never reset: a request has a context of its own (uvicorn)."""
+    REQUEST_ID.set(_request_id(scope))
+    TASK_ID.set(_task_id(scope["path"]))
 
 
 def _method(scope: Scope) -> str:

@@ -64,7 +64,7 @@ class _State(Collector):
         except (ServiceError, SQLAlchemyError, OSError):
             return
         yield GaugeMetricFamily("training_database_bytes", "Size of the store on its disk", size)
-        if not self._service.is_owner:  # all services of a store have the same tasks, which would add up
+        if not self._service.is_owner:  # or a sum over all services of a store would count each task several times
             return
         tasks = [((status.value,), found.get(status.value, 0)) for status in TaskStatus]
         yield _gauge("training_tasks", "Tasks in the store by status", ("status",), tasks)

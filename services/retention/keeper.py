@@ -137,9 +137,8 @@ class Retention:
             self.removed.labels("lines").inc(lines)
             self.removed.labels("points").inc(points)
             self._closing.wait(PAUSE_S)
-        self._service.write(
-            lambda connection: forget_buckets(connection, task_id)
-        )  # a reader may have asked for new ones
+        # a reader may have asked for new ones
+        self._service.write(lambda connection: forget_buckets(connection, task_id))
         removed.tasks += 1
 
     def _give_room_back(self, removed: Removed) -> None:
