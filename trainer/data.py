@@ -119,7 +119,7 @@ def _read_with(
     readers: Readers, read: partial[Read], split: Split, groups: Sequence[Sequence[int]], frame: Frame
 ) -> Read:
     """By this process as `read` does, until the readers are there, if reading what is left is worth starting them."""
-    left, fastest = sum(map(len, groups)), math.inf
+    left, fastest, trouble = sum(map(len, groups)), math.inf, readers.trouble
     for number, indices in enumerate(groups):
         if readers.are_there(read.keywords["should_stop"]):
             split.decoded.clear()  # they keep their own
@@ -130,9 +130,12 @@ def _read_with(
         left -= len(indices)
         if number and indices:  # what comes first is slow for reasons of its own
             fastest = min(fastest, (time.perf_counter() - began) / len(indices))
-            if not readers.is_started and fastest * left > WORTH_S:
+            if not (readers.is_started or readers.trouble) and fastest * left > WORTH_S:
                 split.logger.info(lines.readers_start(readers.count, fastest))
                 readers.start()
+        if readers.trouble != trouble:
+            trouble = readers.trouble
+            split.logger.warning(lines.no_readers(trouble))
         yield batch
 
 

@@ -75,6 +75,10 @@ def readers_start(count: int, seconds: float) -> str:
     return f"Reading takes {1000 * seconds:.1f} ms an image: starting {count} processes that read"
 
 
+def no_readers(why: str) -> str:
+    return f"No processes that read could begin; this one reads on alone, which is slower for a GPU: {why}"
+
+
 def images_kept(kept: int, images: int, size: int) -> str:
     return f"Decoded images kept in memory: {kept} of {images} ({size / 2**20:.0f} MiB)"
 

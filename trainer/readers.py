@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -111,28 +111,27 @@ class _Running:
 
 
 def _started(count: int, budget: int) -> _Running:
-    control, its_control = socket.socketpair()
-    pairs = [socket.socketpair() for _ in range(count)]
-    descriptor = os.memfd_create("images")
-    os.ftruncate(descriptor, mmap.PAGESIZE)
-    theirs = [its_control, *(its_end for _, its_end in pairs)]
-    descriptors = [its_control.fileno(), descriptor, *(end.fileno() for end in theirs[1:])]
-    arguments = [*descriptors[:2], budget, *descriptors[2:]]
+    """Raises OSError: there are no descriptors or processes left for them."""
     path = os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH")]))
-    try:
+    with ExitStack() as ours, ExitStack() as theirs:
+        ends, its_ends = [], []
+        for _ in range(1 + count):
+            end, its_end = socket.socketpair()
+            ends.append(ours.enter_context(end))
+            its_ends.append(theirs.enter_context(its_end).fileno())
+        descriptor = os.memfd_create("images")
+        ours.callback(os.close, descriptor)
+        os.ftruncate(descriptor, mmap.PAGESIZE)
+        arguments = [its_ends[0], descriptor, budget, *its_ends[1:]]
         server = subprocess.Popen(  # noqa: S603 - of this program
             [sys.executable, "-P", "-c", _PROGRAM, *map(str, arguments)],
-            pass_fds=descriptors,
+            pass_fds=[descriptor, *its_ends],
             stdin=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": path},
         )
-    except BaseException:
-        os.close(descriptor)
-        raise
-    finally:
-        for end in theirs:
-            end.close()
-    return _Running(server, control, descriptor, [_Reader(Connection(end.detach())) for end, _ in pairs])
+        ours.pop_all()
+    control, *connections = ends
+    return _Running(server, control, descriptor, [_Reader(Connection(end.detach())) for end in connections])
 
 
 @dataclass
@@ -148,6 +147,8 @@ class Readers:
     count: int
     budget: int
     largest: int
+    trouble: str = ""
+    """Why there are none, and none are tried again: this machine has no room for them."""
     _running: _Running | None = None
     _owners: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -156,11 +157,16 @@ class Readers:
         return self._running is not None
 
     def start(self) -> None:
-        """Start the processes. It takes them seconds, while this one goes on."""
-        self._running = self._running or _started(self.count, self.budget)
+        """Start the processes, unless there is `trouble`. It takes them seconds, while this one goes on."""
+        if self._running is None and not self.trouble:
+            try:
+                self._running = _started(self.count, self.budget)
+            except OSError as error:
+                self.trouble = str(error)
 
     def are_there(self, should_stop: Callable[[], bool]) -> bool:
-        """Whether all of them wait for work by now. Raises as `read` does."""
+        """Whether all of them wait for work by now. Where they cannot, there is `trouble`, and the training goes on
+        without. Raises `TrainingStopped`."""
         if self._running is None:
             return False
         try:
@@ -168,8 +174,12 @@ class Readers:
                 if not reader.is_there and reader.connection.poll():
                     received(reader.connection)
                     reader.is_there = True
-        except (EOFError, OSError) as error:
-            raise self._why_they_ended(should_stop) from error
+        except (EOFError, OSError):
+            why = self._why_they_ended(should_stop)
+            if isinstance(why, TrainingStopped):
+                raise why from None
+            self.trouble = str(why)
+            return False
         return all(reader.is_there for reader in self._running.readers)
 
     def read(

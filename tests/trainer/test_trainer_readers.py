@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,18 +230,52 @@ def test_who_stops_all_processes_stops_the_training_alone(tmp_path: Path, reader
         list(read)
 
 
-@pytest.mark.parametrize(("stops", "ends_in"), [(True, TrainingStopped), (False, TrainingFailed)])
-def test_a_stop_while_they_begin_is_a_stop(stops: bool, ends_in: type[Exception]) -> None:
-    readers = Readers(2, budget=0, largest=16)
+@contextmanager
+def killed_as_they_begin(readers: Readers) -> Iterator[None]:
     before = psutil.Process().children()
     readers.start()
     (server,) = (each for each in psutil.Process().children() if each not in before)
     server.kill()
     while server.status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
-    with pytest.raises(ends_in):
-        readers.are_there(lambda: stops)
+    yield
+
+
+def test_a_stop_while_they_begin_is_a_stop() -> None:
+    readers = Readers(2, budget=0, largest=16)
+    with killed_as_they_begin(readers), pytest.raises(TrainingStopped):
+        readers.are_there(lambda: True)
     assert not readers.is_started
+
+
+@contextmanager
+def few_descriptors(_: Readers) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 3, before[1]))  # enough for an image, and for one pair
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("trouble", [killed_as_they_begin, few_descriptors])
+def test_where_they_cannot_begin_the_training_reads_on_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[Readers], AbstractContextManager[None]]
+) -> None:
+    monkeypatch.setattr("trainer.data.WORTH_S", 0)
+    logger, said = logger_and_lines()
+    split = split_of(write_images(tmp_path, {"cat": 40, "dog": 40}), logger)
+    readers = Readers(2, budget=10**7, largest=16)
+    with trouble(readers), closing(readers):
+        for epoch in (1, 2):
+            assert_same(loaded(split, readers, epoch=epoch), loaded(split, None, epoch=epoch))
+        assert not readers.is_started
+    (warning,) = said.at("WARNING")
+    assert "reads on alone" in warning
+    assert readers.trouble in warning
+    assert not processes()
 
 
 @pytest.mark.parametrize("groups", [[], [[], []], [[], [0], []]])
