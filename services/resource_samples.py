@@ -5,14 +5,16 @@ it, so that its numbers are metrics as the loss is: stored, streamed, drawn, wat
 plain training's lines are documented.
 
 Linux alone says it (proc_pid_stat(5)). Of a process the whole tree below its supervisor counts. Of a training in a
-thread of the service, that thread and those that it has started count, as far as they can be told from others: by their
-niceness, while it is the only one; the memory is then that of the service.
+thread of the service, that thread and the threads and processes that it has started count, as far as they can be told
+from others: by their niceness, while it is the only one; the memory is then that of the service and of those processes.
+A page that several processes share counts for each in part (proc_pid_smaps(5), Pss): readers of images share all of it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +26,7 @@ from services.devices import Gpu, parts_of
 from services.errors import ServiceError
 from services.executors.base import TRAINING_NICENESS
 from services.executors.supervised import SupervisedTrainer
+from services.executors.supervisor import Process, below, running
 from services.live_training import LiveTraining
 from services.log_entry import RESOURCES
 
@@ -32,7 +35,8 @@ logger = logging.getLogger(__name__)
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MIB = 2**20
-_THREADS = Path("/proc/self/task")
+_PROC = Path("/proc")
+_THREADS = _PROC / "self/task"
 
 
 class Use(NamedTuple):
@@ -116,32 +120,45 @@ class Sampler:
 def _tree_use(run_dir: Path) -> Use | None:
     """Of everything that a supervised trainer has started, and that is still there."""
     trainer = SupervisedTrainer.find(run_dir)
-    processes = trainer.processes() if trainer is not None else []
-    found = [use for process in processes if (use := _use(Path(f"/proc/{process.pid}"))) is not None]
-    return Use(sum(use.cpu_s for use in found), sum(use.memory for use in found)) if found else None
+    return _sum(_uses(trainer.processes())) if trainer is not None else None
 
 
 def _thread_use(thread: int, *, is_alone: bool) -> Use | None:
     """Of a training's thread; and, where no other training is in this process, of those that it has started."""
-    ours = _use(Path("/proc/self"))
-    threads: Iterable[Path] = [_THREADS / str(thread)]
+    threads, started = {_THREADS / str(thread)}, list[Process]()
     if is_alone:
-        threads = {
-            _THREADS / str(thread),
-            *(each for each in _THREADS.iterdir() if _niceness(each) == TRAINING_NICENESS),
-        }
-    found = [use for each in threads if (use := _use(each)) is not None]
-    return Use(sum(use.cpu_s for use in found), ours.memory) if found and ours else None
+        threads |= {each for each in _THREADS.iterdir() if _is_training(each)}
+        started = [each for each in below({os.getpid()}, running()) if _is_training(_PROC / str(each.pid))]
+    found = [fields for each in threads if (fields := _fields(each)) is not None]
+    ours = Use(sum(map(_cpu_s, found)), _memory(_PROC / "self", found[0])) if found else None
+    return _sum([ours, *_uses(started)]) if ours else None
 
 
-def _niceness(folder: Path) -> int | None:
+def _uses(processes: Iterable[Process]) -> list[Use]:
+    folders = [_PROC / str(process.pid) for process in processes]
+    return [Use(_cpu_s(fields), _memory(each, fields)) for each in folders if (fields := _fields(each)) is not None]
+
+
+def _sum(found: Sequence[Use]) -> Use | None:
+    return Use(sum(use.cpu_s for use in found), sum(use.memory for use in found)) if found else None
+
+
+def _is_training(folder: Path) -> bool:
     fields = _fields(folder)
-    return int(fields[16]) if fields else None
+    return fields is not None and int(fields[16]) == TRAINING_NICENESS
 
 
-def _use(folder: Path) -> Use | None:
-    fields = _fields(folder)
-    return Use((int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE) if fields else None
+def _cpu_s(fields: Sequence[bytes]) -> float:
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _memory(process: Path, fields: Sequence[bytes]) -> int:
+    """Bytes. All that is in memory where the kernel does not say what others share of it."""
+    try:
+        found = re.search(rb"^Pss:\s+(\d+) kB", (process / "smaps_rollup").read_bytes(), re.MULTILINE)
+    except OSError:
+        found = None
+    return 1024 * int(found[1]) if found else int(fields[21]) * _PAGE
 
 
 def _fields(folder: Path) -> list[bytes] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +16,7 @@ import pytest
 from app_refactored import build_service
 from models.schemas import CommandRequest, ImportRequest
 from services.devices import Gpu
-from services.executors.base import Run
+from services.executors.base import TRAINING_NICENESS, Run
 from services.resource_samples import Sampler
 from services.training_service import TrainingService
 from settings import Settings
@@ -29,6 +31,16 @@ held = bytearray(64 * 2**20)
 child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
 print("busy", flush=True)
 child.wait()
+"""
+
+SHARING = """
+import os, signal
+held = bytearray(256 * 2**20)
+for _ in range(3):
+    if not os.fork():
+        signal.pause()
+print("shared", flush=True)
+signal.pause()
 """
 
 
@@ -91,6 +103,36 @@ def test_of_a_thread_what_it_has_started_counts(
     wait_for(service, task.task_id, "busy")
     found = look_until(service, task.task_id, lambda sample: sample.get("cpu_percent", 0) > 1)
     assert found.keys() == {"cpu_percent", "memory_mib"}  # a log without epochs has none
+    service.stop_training(task.task_id)
+    wait_for_end(service, task.task_id)
+
+
+def test_memory_that_processes_share_counts_once(processes: TrainingService, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SHARING]
+    task = processes.start_training(CommandRequest(command=command, working_dir=str(tmp_path), device="cpu"))
+    wait_for(processes, task.task_id, "shared")
+    found = look_until(processes, task.task_id, lambda _: True)
+    assert 256 < found["memory_mib"] < 2 * 256
+    processes.stop_training(task.task_id)
+    wait_for_end(processes, task.task_id)
+
+
+def test_processes_of_a_training_in_a_thread_count(
+    service: TrainingService, executor: ScriptedExecutor, start: START
+) -> None:
+    def train(_run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
+        before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(before, TRAINING_NICENESS))
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+            logger.info("busy")
+            while not should_stop():
+                time.sleep(0.01)
+            child.kill()
+
+    executor.script = train
+    task = start()
+    wait_for(service, task.task_id, "busy")
+    look_until(service, task.task_id, lambda sample: sample.get("cpu_percent", 0) > 10)
     service.stop_training(task.task_id)
     wait_for_end(service, task.task_id)
 
