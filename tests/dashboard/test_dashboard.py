@@ -244,6 +244,44 @@ def test_two_tasks_are_compared(
     assert page.evaluate("document.querySelector(`[data-chart='val_loss'] .plot`).data.length") == 2
 
 
+def test_what_each_run_of_a_task_was_made_from_is_shown(
+    open_page: Open, executor: ScriptedExecutor, http: httpx.Client, body: dict[str, Any]
+) -> None:
+    def fail(_run: Run, logger: logging.Logger, _stop: Callable[[], bool]) -> None:
+        logger.info(epoch(1)[0])
+        raise ValueError("once")
+
+    executor.script = fail
+    task_id = start(http, body, seed=7)
+    wait_for_end(http, task_id)
+    link = f"{TRAINING}/{task_id}/provenance"
+    record = http.get(link).json()
+    page = open_page(f"#/task/{task_id}")
+    shown = page.locator("#provenance")
+    title = shown.get_by_role("heading", name="What it was made from")
+    expect(shown).not_to_contain_text("torchvision")  # asked for when it is opened
+    title.click()
+    for text in (
+        record["code"]["commit"],
+        f"seed={7}",
+        record["data"]["train_path"]["names_and_sizes"],
+        record["host"],
+    ):
+        expect(shown).to_contain_text(text)
+    shown.get_by_text(f"All {len(record['packages'])} packages").click()
+    expect(shown.get_by_role("row", name=f"httpx {record['packages']['httpx']}")).to_be_visible()
+    expect(shown.locator("select")).to_have_count(0)
+    executor.script = printing(*epoch(1))
+    assert http.post(f"{TRAINING}/{task_id}/resume").status_code == 200
+    expect(page.locator("h1 .badge")).to_have_text("completed")
+    title.click()
+    title.click()
+    expect(shown.locator("select")).to_have_value("2")
+    with page.expect_response("**/provenance?attempt=1"):
+        shown.locator("select").select_option("1")
+    expect(shown.locator("select")).to_have_value("1")
+
+
 def test_the_list_is_searched_narrowed_and_live(
     open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any]
 ) -> None:
@@ -422,6 +460,8 @@ def test_nothing_serious_is_wrong_for_a_screen_reader(
         if "task/" in view:
             wait_for_points(page, "loss", 2)
             expect(page.locator("#details")).to_be_visible()
+            page.locator("#provenance > details > summary").click()
+            expect(page.locator("#provenance")).to_contain_text("torchvision")
         page.evaluate(axe)
         found = page.evaluate("axe.run()")
         serious = [

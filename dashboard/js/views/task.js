@@ -8,6 +8,7 @@ import { isFinal } from "../state.js";
 import { evaluationCard } from "./evaluation.js";
 import { LogPane } from "./log.js";
 import { badge, bar, cell, choice, field, heads, nameOf } from "./parts.js";
+import { provenanceCard } from "./provenance.js";
 
 const FORMATS = ["csv", "jsonl", "tensorboard"];
 
@@ -67,6 +68,7 @@ export async function taskView(place, context, { id, query }) {
     ),
     log.node,
     below,
+    provenanceCard(api, id),
   );
 
   function show() {
