@@ -3,12 +3,15 @@
 A chart of a million points is drawn from a few thousand, and no spike may be missing among them. To look for the
 spikes takes reading all points, a second for a million; so each full run of points leaves a row that says which of
 them is the lowest, the highest, and one that was not finite. A reader takes those rows and the points behind the last
-of them. The writer makes them now and then, in the transaction that stores the last of the points.
+of them. The writer makes them now and then, in the transaction that stores the last of the points, for a few series at
+a time: all tasks wait for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from heapq import nlargest
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
@@ -19,10 +22,48 @@ from services.storage.tables import metric_buckets, metric_points
 BUCKET = 64
 """Points in a bucket; the last one of an attempt may have fewer."""
 SEAL_AFTER = 4096
-"""New points of a task after which the writer makes its buckets: a reader finds at most so many without."""
+"""New points of a task after which the writer makes its buckets: a reader finds about as many without."""
+SERIES_AT_ONCE = 32
+"""Series of a task whose buckets are made in one transaction, a millisecond or two each."""
 SEAL_AT_END = 500
 """Lines of a task that is over from which on it gets its last buckets: fewer are read as quickly point by point."""
 _PAGE = 2048 * BUCKET
+
+
+class Unsealed:
+    """Which series have got so many points that there are buckets to be made of them.
+
+    It knows what this process has stored, and is told of it again where a transaction is tried again: what it says is
+    when to look, and `seal` sees what is there.
+    """
+
+    def __init__(self) -> None:
+        self._points: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._since_last: Counter[str] = Counter()
+
+    def add(self, task_id: str, names: Collection[str]) -> None:
+        """New points of a task, each by the name of its series."""
+        self._points[task_id].update(names)
+        self._since_last[task_id] += len(names)
+
+    def due(self, task_id: str, *, is_over: bool) -> list[str]:
+        """Series of a task to be sealed now: none until the task has got many points, or `is_over`; never many."""
+        points = self._points[task_id]
+        if not is_over and self._since_last[task_id] < SEAL_AFTER:
+            return []
+        long = [name for name, count in points.items() if count >= BUCKET]
+        now = nlargest(SERIES_AT_ONCE, long, key=points.__getitem__)
+        for name in now:
+            del points[name]
+        if is_over:
+            self.forget(task_id)  # what is left, `Seal` asks for
+        elif len(now) == len(long):
+            self._since_last[task_id] = 0
+        return now
+
+    def forget(self, task_id: str) -> None:
+        self._points.pop(task_id, None)
+        self._since_last.pop(task_id, None)
 
 
 class _Point(NamedTuple):

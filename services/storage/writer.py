@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError, SQLAlchemyError, StatementError
 
 from services.errors import OwnershipLost, ServiceError, StorageUnavailable, StoreInUse, StoreUnusable, TaskConflict
-from services.log_entry import CARRIED, LogEntry, encode_frame, to_wire
-from services.storage.buckets import SEAL_AFTER, SEAL_AT_END, seal
+from services.log_entry import LogEntry, encode_frame, to_wire
+from services.storage.buckets import SEAL_AT_END, Unsealed, seal
 from services.storage.database import Database
 from services.storage.limits import write_limits
 from services.storage.notices import DELETED, RESET, insert_notice
@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 MAX_BATCH = 2_000
 MAX_BATCH_CHARACTERS = 8_000_000
 """Of the messages in one transaction. The last line may go beyond it."""
+MAX_BATCH_POINTS = 20_000
+"""Values of metrics in one transaction, likewise: each is a row of its own."""
 UNSTORABLE = "This line could not be stored; the log of the service says why."
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _COMMIT_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
@@ -72,7 +74,13 @@ class _Waiting:
 
     lines: int = 0
     characters: int = 0
+    points: int = 0
     is_stopping: bool = False
+
+    def count(self, entry: LogEntry, times: int = 1) -> None:
+        self.lines += times
+        self.characters += times * len(entry.message)
+        self.points += times * len(entry.metrics or ())
 
 
 _Pending = tuple[Operation, Future[None] | None]
@@ -83,7 +91,8 @@ class Writer:
     states: committed state of a live task (asked on the writer thread only, which alone changes it).
     publish: called on the writer thread after each commit, before waiters are answered. Must not raise.
     announce: called likewise with each event that is no line, before the lines of its transaction.
-    limit, max_characters: lines of one task that may wait before `submit` blocks those who bring more of them.
+    limit, max_characters, max_points: of the lines of one task that may wait before `submit` blocks those who bring
+        more of them.
     """
 
     def __init__(
@@ -95,14 +104,16 @@ class Writer:
         announce: Callable[[Notice], None],
         limit: int = MAX_BATCH,
         max_characters: int = MAX_BATCH_CHARACTERS // 2,
+        max_points: int = MAX_BATCH_POINTS // 2,
     ) -> None:
         self._database = database
         self._states = states
         self._publish = publish
         self._announce = announce
-        self._unsealed: Counter[str] = Counter()
+        self._unsealed = Unsealed()
         self._limit = limit
         self._max_characters = max_characters
+        self._max_points = max_points
         self._queue: deque[_Pending] = deque()
         self._waiting: defaultdict[str, _Waiting] = defaultdict(_Waiting)
         self._lock = threading.Lock()
@@ -171,9 +182,7 @@ class Writer:
             if self._closing.is_set():
                 raise StorageUnavailable("The service is shutting down.", code="shutting_down")
             if isinstance(operation, LogEntry):
-                waiting = self._waiting[operation.task_id]
-                waiting.lines += 1
-                waiting.characters += len(operation.message)
+                self._waiting[operation.task_id].count(operation)
             self._queue.append((operation, done))
             if len(self._queue) == 1:
                 self._arrived.notify_all()
@@ -195,7 +204,11 @@ class Writer:
         if waiting is None:
             return False
         times = 2 if waiting.is_stopping else 1
-        return waiting.lines >= times * self._limit or waiting.characters >= times * self._max_characters
+        return (
+            waiting.lines >= times * self._limit
+            or waiting.characters >= times * self._max_characters
+            or waiting.points >= times * self._max_points
+        )
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until everything submitted so far is committed.
@@ -229,17 +242,22 @@ class Writer:
 
     def _next_batch(self) -> list[_Pending]:
         batch: list[_Pending] = []
-        characters = 0
+        taken = _Waiting()
         with self._lock:
             while not self._queue and not self._closing.is_set():
                 self._arrived.wait()
-            while self._queue and len(batch) < MAX_BATCH and characters < MAX_BATCH_CHARACTERS:
+            while (
+                self._queue
+                and len(batch) < MAX_BATCH
+                and taken.characters < MAX_BATCH_CHARACTERS
+                and taken.points < MAX_BATCH_POINTS
+            ):
                 operation, _ = self._queue[0]
                 if isinstance(operation, Reparse) and batch:
                     break
                 batch.append(self._queue.popleft())
                 if isinstance(operation, LogEntry):
-                    characters += len(operation.message)
+                    taken.count(operation)
                     self._count_out(operation)
                 elif isinstance(operation, Reparse):
                     break
@@ -248,8 +266,7 @@ class Writer:
 
     def _count_out(self, entry: LogEntry) -> None:
         waiting = self._waiting[entry.task_id]
-        waiting.lines -= 1
-        waiting.characters -= len(entry.message)
+        waiting.count(entry, times=-1)
         if not waiting.lines:
             del self._waiting[entry.task_id]
 
@@ -354,27 +371,22 @@ class Writer:
                 connection.execute(_UPDATE_TASK, rows)
             if any(points.values()):
                 connection.execute(_INSERT_POINT, [point for of_task in points.values() for point in of_task])
-            unsealed = self._seal(connection, committed, points)
+            self._seal(connection, committed, points)
             for each in seals:
                 seal(connection, each.task_id, each.names)
-        self._unsealed = unsealed
         return committed, notices
 
     def _seal(
-        self, connection: Connection, committed: Sequence[Committed], points: Mapping[str, Sequence[object]]
-    ) -> Counter[str]:
-        """Make buckets of series that have become long; returns how many points of each task have none then."""
-        unsealed = self._unsealed.copy()
+        self, connection: Connection, committed: Sequence[Committed], points: Mapping[str, Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Make buckets of series that have become long."""
         for task in committed:
-            task_id = task.state.task_id
-            unsealed[task_id] += len(points[task_id])
-            is_over = task.state.status.is_terminal
-            if unsealed[task_id] >= SEAL_AFTER or (is_over and task.state.last_seq >= SEAL_AT_END):
-                seal(connection, task_id, task.state.latest_metrics.keys() - CARRIED)
-                del unsealed[task_id]
-            elif is_over:
-                del unsealed[task_id]
-        return unsealed
+            task_id, is_over = task.state.task_id, task.state.status.is_terminal
+            self._unsealed.add(task_id, [point["name"] for point in points[task_id]])
+            if is_over and task.state.last_seq < SEAL_AT_END:
+                self._unsealed.forget(task_id)
+            elif names := self._unsealed.due(task_id, is_over=is_over):
+                seal(connection, task_id, names)
 
     def _is_stored(self, committed: Sequence[Committed]) -> bool:
         """Whether an attempt that seemed to fail was committed: its answer can be lost with the connection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from models.schemas import LogReading, MetricDefinition, TaskStatus
 from services.base_service import BaseService
 from services.executors.base import Run
 from services.history.series import LAST_LINE
-from services.storage.buckets import BUCKET, SEAL_AFTER, _buckets, _Point
+from services.storage.buckets import BUCKET, SEAL_AFTER, SERIES_AT_ONCE, Unsealed, _buckets, _Point
 from services.storage.database import Database
 from services.storage.series import Bucket
 from services.storage.tables import metric_buckets
@@ -75,6 +76,38 @@ def test_the_writer_makes_them_when_a_series_has_become_long(live: BaseService) 
     assert len(found) == SEAL_AFTER // BUCKET
     assert found[-1].last_seq == SEAL_AFTER
     assert [bucket.max_value for bucket in found] == [BUCKET * (number + 1) - 1.0 for number in range(len(found))]
+
+
+def test_of_many_series_a_few_are_sealed_at_a_time(live: BaseService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tasks wait for the writer, and a task may have thousands of series."""
+    sealed: list[list[str]] = []
+    monkeypatch.setattr("services.storage.writer.seal", lambda _connection, _task_id, names: sealed.append(names))
+    names = [f"class{number}" for number in range(3 * SERIES_AT_ONCE)]
+    for _ in range(2 * BUCKET):
+        live.log_queues["t"].put(line(metrics={**dict.fromkeys(names, 0.5), "rare": None}))
+    for _ in range(4):
+        live._writer.flush(TIMEOUT_S)
+        say(live, 1)
+    assert all(len(each) <= SERIES_AT_ONCE for each in sealed)
+    assert sorted(name for each in sealed for name in each) == sorted([*names, "rare"])
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 5), st.integers(1, 3000)), max_size=30))
+def test_a_series_with_a_bucket_to_make_is_due_once_its_task_has_many_points(
+    said: list[tuple[str, int, int]],
+) -> None:
+    unsealed, points, since = Unsealed(), Counter[tuple[str, int]](), Counter[str]()
+    for task_id, series, count in said:
+        unsealed.add(task_id, [str(series)] * count)
+        points[task_id, series] += count
+        since[task_id] += count
+        due = unsealed.due(task_id, is_over=False)
+        long = {series for (of, series), count in points.items() if of == task_id and count >= BUCKET}
+        assert sorted(due) == sorted(map(str, long if since[task_id] >= SEAL_AFTER else ()))
+        if since[task_id] >= SEAL_AFTER:
+            since[task_id] = 0
+        for name in due:
+            del points[task_id, int(name)]
 
 
 def test_they_go_on_where_they_were_in_the_next_service(live: BaseService, database: Database) -> None:

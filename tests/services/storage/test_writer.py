@@ -31,7 +31,7 @@ from services.storage.operations import (
 )
 from services.storage.store import Store
 from services.storage.tables import log_entries, metadata, metric_points, notices, tasks
-from services.storage.writer import MAX_BATCH, UNSTORABLE, Writer
+from services.storage.writer import MAX_BATCH, MAX_BATCH_POINTS, UNSTORABLE, Writer
 from services.task_state import TaskState
 from tests.running_postgres import RunningPostgres
 from tests.services.builders import line, task_state, turn
@@ -523,6 +523,34 @@ class TestFullQueue:
         bringer.join(TIMEOUT_S)
         assert desk.writer.close(TIMEOUT_S)
         assert [message[0] for message in desk.messages] == ["h", "x", "y", "z"]
+
+    def test_values_of_metrics_count_as_well(self, database: Database) -> None:
+        desk = Desk(database, max_points=10)
+        desk.writer.start()
+        desk.create()
+        with desk.held():
+            desk.writer.submit(line("x", metrics={f"metric{number}": 1.0 for number in range(9)}))
+            desk.writer.submit(line("y", metrics={f"metric{number}": 1.0 for number in range(50)}))
+            bringer = threading.Thread(target=desk.writer.submit, args=(line("z"),))
+            bringer.start()
+            bringer.join(0.1)
+            assert bringer.is_alive(), "there was no room for it"
+        bringer.join(TIMEOUT_S)
+        assert desk.writer.close(TIMEOUT_S)
+        assert desk.messages == ["hold", "x", "y", "z"]
+
+    def test_lines_with_many_values_are_committed_a_few_at_a_time(self, database: Database) -> None:
+        desk = Desk(database, max_points=10 * MAX_BATCH_POINTS)
+        desk.writer.start()
+        desk.create()
+        sizes: list[int] = []
+        desk.on_publish = lambda committed: sizes.extend(len(task.entries) for task in committed)
+        many = {f"metric{number}": 1.0 for number in range(MAX_BATCH_POINTS // 2)}
+        with desk.held():
+            for _ in range(4):
+                desk.writer.submit(line(metrics=many))
+        assert desk.writer.close(TIMEOUT_S)
+        assert sizes[-2:] == [2, 2]
 
     def test_a_task_whose_lines_wait_makes_no_other_task_wait(self, small: Desk, reader: Store) -> None:
         small.create("other")
