@@ -86,11 +86,13 @@ def _fits(request: TrainingRequest, network: nn.Module, size: int, device: torch
     """Whether `size` images, their gradients and an optimizer's two moments have room, in fp32 at worst."""
     shape = (size, 3, request.image_size, request.image_size)
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    random = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     try:
         moments = [torch.empty_like(parameter) for parameter in network.parameters() for _ in range(2)]
         set_training(network)
         images_BCHW = torch.zeros(shape, device=device).to(memory_format=torch.channels_last)
-        network(images_BCHW).sum().backward()
+        with random:
+            network(images_BCHW).sum().backward()
         del moments
     except torch.OutOfMemoryError:
         return False

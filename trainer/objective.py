@@ -14,8 +14,18 @@ from models.schemas import TrainingRequest
 
 def build_objective(request: TrainingRequest, targets: list[int], device: torch.device) -> nn.CrossEntropyLoss:
     """The loss of logits_BC and targets_B, or targets_BC of shares. `targets` are those of all training images."""
-    weights_C = balanced_weights(targets, request.num_classes) if request.class_weights == "balanced" else None
-    return nn.CrossEntropyLoss(weight=weights_C, label_smoothing=request.label_smoothing).to(device)
+    if request.class_weights != "balanced":
+        return nn.CrossEntropyLoss(label_smoothing=request.label_smoothing)
+    weights_C = balanced_weights(targets, request.num_classes)
+    return _Weighted(weights_C, label_smoothing=request.label_smoothing, reduction="sum").to(device)
+
+
+class _Weighted(nn.CrossEntropyLoss):
+    """The mean over images. torch's own divides by the weights of the batch: an image alone in its batch would count 1,
+    whatever its class."""
+
+    def forward(self, logits_BC: Tensor, targets: Tensor) -> Tensor:
+        return super().forward(logits_BC, targets) / len(logits_BC)
 
 
 def balanced_weights(targets: list[int], num_classes: int) -> Tensor:

@@ -21,9 +21,10 @@ _UNSET = 0.0
 def build_optimizer(request: TrainingRequest, network: nn.Module, *, is_trained: bool = True) -> Optimizer:
     """Adam, AdamW or SGD with Nesterov momentum 0.9, for what is not frozen.
 
-    Biases and normalisation weights are not decayed, since pulling them to zero does not make the network
-    simpler (He et al. 2018, arXiv:1812.01187, section 3.1). The first group has the whole learning rate; so have all
-    where nothing was trained before (`is_trained`), for then there is nothing that should change slowly.
+    Parameters of one dimension, which are biases and normalisation weights, are not decayed, since pulling them to zero
+    does not make the network simpler (He et al. 2018, arXiv:1812.01187, section 3.1). The first group has the whole
+    learning rate; so have all where nothing was trained before (`is_trained`), for then there is nothing that should
+    change slowly.
     """
     parts = _parts(request, network, is_trained=is_trained)
     groups = [group | share for parameters, share in parts for group in _groups(parameters, request)]

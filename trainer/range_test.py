@@ -79,7 +79,7 @@ def _tested(run: Run) -> tuple[list[float], list[float]]:
     losses: list[float] = []
     mean = 0.0
     slowest, fastest = RANGES[run.request.optimizer]
-    for step in range(STEPS):
+    for step in range(STEPS if kept else 0):
         if run.stops_alone():
             raise TrainingStopped
         images_BCHW, targets_B = kept[step % len(kept)]
@@ -115,4 +115,5 @@ def _batches(run: Run) -> list[tuple[Tensor, Tensor]]:
         whole_size=request.image_size,
         readers=run.readers,
     )
-    return [(images_BCHW, targets_B) for images_BCHW, targets_B in loaded if len(targets_B) > 1]
+    enough = min(2, batch_size_of(request))  # as the training wants of them
+    return [(images_BCHW, targets_B) for images_BCHW, targets_B in loaded if len(targets_B) >= enough]

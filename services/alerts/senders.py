@@ -11,18 +11,21 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpcore
 
 from models.alerts import WebhookBody
-from services.alerts.targets import CheckedBackend, TargetRefused, resolve
+from services.alerts.mail import send_mail
+from services.alerts.targets import CheckedBackend, TargetRefused
 
 TIMEOUT_S = 8.0
 """For all of it, from the name to the answer: less than clients wait for the answer of a channel's test."""
 FIXED_HOSTS = frozenset({"slack", "discord", "tgram", "dingtalk", "wecombot", "feishu", "lark", "pover"})
 """Apprise services that speak to a public host of their own."""
 MAIL = frozenset({"mailto", "mailtos"})
+_KEYS = frozenset({"pgp", "pgpkey", "pgppub", "pgpprv", "wkd"})
+"""Of mail: each may name a URL that Apprise would fetch."""
 OWN_HOSTS = frozenset({"json", "jsons", "xml", "xmls", "form", "forms", "gotify", "gotifys", "ntfy", "ntfys"})
 """Those whose URL names the host, and that connect by themselves: only where private targets are allowed."""
 
@@ -49,6 +52,8 @@ def check_url(kind: str, url: str, *, allow_private: bool) -> str | None:
     allowed = FIXED_HOSTS | MAIL | (OWN_HOSTS if allow_private else frozenset())
     if parts.scheme not in allowed:
         return f"of Apprise, these are accepted: {', '.join(sorted(allowed))}"
+    if parts.scheme in MAIL and _KEYS & {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}:
+        return "mail is sent without PGP: leave out pgp, pgppub, pgpprv and wkd, which may lead to other addresses"
     return None
 
 
@@ -121,10 +126,12 @@ def _send_apprise(url: str, body: WebhookBody, *, allow_private: bool) -> None:
         plugin = apprise.Apprise.instantiate(url)
         if not plugin:
             raise SendError("Apprise does not take this URL", final=True)
-        if urlsplit(url).scheme in MAIL:
-            resolve(getattr(plugin, "smtp_host", "") or plugin.host, plugin.port or 0, allow_private=allow_private)
         title = str(body.data.get("rule_name", "alert"))
-        delivered = plugin.notify(body=f"{body.data.get('task_id', '')}: {body.data.get('message', '')}", title=title)
+        text = f"{body.data.get('task_id', '')}: {body.data.get('message', '')}"
+        if urlsplit(url).scheme in MAIL:
+            send_mail(plugin, title, text, allow_private=allow_private, timeout_s=TIMEOUT_S)
+            return
+        delivered = plugin.notify(body=text, title=title)
     except SendError:
         raise
     except TargetRefused as error:

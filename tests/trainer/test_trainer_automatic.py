@@ -76,8 +76,10 @@ def test_on_a_gpu_it_is_halved_until_it_fits(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_tried_out_leaves_the_network_as_it_was() -> None:
     network = bare_network("mnasnet0_5", 3, 32)
     before = {name: value.clone() for name, value in network.state_dict().items()}
+    random = torch.get_rng_state()
     assert automatic._fits(request_for(Path("/anywhere")), network, 4, CPU)
     assert same(dict(network.state_dict()), before)
+    assert torch.equal(torch.get_rng_state(), random), "dropout has drawn from the training's numbers"
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
@@ -145,6 +147,20 @@ def test_the_test_ends_once_the_loss_has_risen(
     assert rates[-1] <= fastest * 1.0001
     assert min(losses) < losses[0]
     assert losses[-1] > min(losses)
+
+
+def test_images_one_at_a_time_have_a_rate_as_well(digits: Path, tmp_path: Path) -> None:
+    options = {"batch_size": 1, "model": "squeezenet1_1", "image_size": 32, "num_epochs": 1}
+    _, said = content_after(digits, tmp_path, learning_rate="auto", **options)
+    assert any(line.startswith("Chosen for auto: learning_rate=") for line in said)
+
+
+def test_where_broken_images_leave_no_batch_the_usual_rate_is_taken(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(range_test, "_batches", lambda _run: [])
+    content, _ = content_after(digits, tmp_path, learning_rate="auto", num_epochs=1)
+    assert content["chosen"] == {"learning_rate": range_test.USUAL["adamw"]}
 
 
 def test_the_test_can_be_stopped(digits: Path, tmp_path: Path) -> None:

@@ -43,10 +43,22 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
 
 
 def test_with_balanced_classes_a_rare_one_counts_as_much_as_a_common_one() -> None:
-    rare = loss(torch.tensor([1, 0, 0, 0]), [1, 0, 0, 0], class_weights="balanced")
+    rare = loss(torch.tensor([1, 0, 0, 2]), [1, 0, 0, 2], class_weights="balanced")
     each = -LOGITS_BC.log_softmax(dim=1)
-    by_class = (each[0, 1] + each[1:, 0].mean()) / 2
+    by_class = (each[0, 1] + each[1:3, 0].mean() + each[3, 2]) / 3
     assert rare == pytest.approx(float(by_class))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_balanced_classes_count_the_same_however_images_are_grouped(size: int, smoothing: float) -> None:
+    targets = TARGETS_B.tolist()
+    objective = build_objective(
+        request_for(Path("/anywhere"), num_classes=3, class_weights="balanced", label_smoothing=smoothing), targets, CPU
+    )
+    batches = [slice(start, start + size) for start in range(0, len(targets), size)]
+    apart = sum(float(objective(LOGITS_BC[of], TARGETS_B[of])) * len(TARGETS_B[of]) for of in batches)
+    assert apart / len(targets) == pytest.approx(float(objective(LOGITS_BC, TARGETS_B)))
 
 
 def test_mixed_targets_are_smoothed_and_weighted_as_well() -> None:

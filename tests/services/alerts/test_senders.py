@@ -13,11 +13,13 @@ import pytest
 
 from models.alerts import WebhookBody
 from services.alerts import senders
-from services.alerts.senders import SendError, send
+from services.alerts.senders import SendError, check_url, send
 
 BODY = WebhookBody(type="alert.test", timestamp=datetime(2026, 1, 1, tzinfo=UTC), data={})
 WAIT_S = 30
-Listen = Callable[[Callable[[socket.socket], None]], str]
+Listen = Callable[[Callable[[socket.socket], object]], str]
+OLD_MODULE = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+"""Apprise imports it where it reads a URL of mail."""
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def listen() -> Iterator[Listen]:
     """A server that does with its first connection what the test says; answers its URL."""
     servers: list[tuple[socket.socket, threading.Thread]] = []
 
-    def start(serve: Callable[[socket.socket], None]) -> str:
+    def start(serve: Callable[[socket.socket], object]) -> str:
         server = socket.create_server(("127.0.0.1", 0))
 
         def accept() -> None:
@@ -121,6 +123,68 @@ def test_a_name_that_changes_between_check_and_use_leads_to_what_was_checked(
     asked = name_server(monkeypatch, ["127.0.0.1"], ["192.0.2.1"])
     deliver(url.replace("127.0.0.1", "rebound.example"))
     assert asked == ["rebound.example"]
+
+
+@OLD_MODULE
+def test_mail_goes_to_the_address_that_was_checked(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    mail: list[str] = []
+    port = port_of(listen(lambda connection: mail.extend(taken_by_smtp(connection))))
+    asked = name_server(monkeypatch, ["127.0.0.1"], ["192.0.2.1"])
+    post(f"mailto://mail.example:{port}/you@there.net?from=me@here.net&mode=insecure")
+    assert asked == ["mail.example"]
+    assert mail[:2] == ["FROM:<me@here.net>", "TO:<you@there.net>"]
+    assert "the loss is no number" in mail[2]
+
+
+@OLD_MODULE
+def test_mail_is_not_sent_inside(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = threading.Event()
+    port = port_of(listen(lambda connection: reached.set() if connection.recv(1) else None))
+    name_server(monkeypatch, ["127.0.0.1"])
+    with pytest.raises(SendError, match="ALERT_PRIVATE_TARGETS"):
+        post(f"mailto://mail.example:{port}/you@there.net?from=me@here.net&mode=insecure", allow_private=False)
+    assert not reached.is_set()
+
+
+@OLD_MODULE
+@pytest.mark.parametrize("code", [b"550", b"421"])
+def test_mail_that_is_refused_is_not_delivered(listen: Listen, code: bytes) -> None:
+    port = port_of(listen(lambda connection: taken_by_smtp(connection, recipient=code)))
+    with pytest.raises(SendError, match="SMTPRecipientsRefused"):
+        post(f"mailto://127.0.0.1:{port}/you@there.net?from=me@here.net&mode=insecure")
+
+
+@pytest.mark.parametrize("key", ["pgppub=http://10.0.0.1/", "PGPPRV=http://10.0.0.1/", "wkd=yes", "pgp=encrypt"])
+def test_mail_reads_no_keys_from_elsewhere(key: str) -> None:
+    assert "PGP" in (check_url("apprise", f"mailtos://me:secret@here.net?{key}", allow_private=True) or "")
+    assert check_url("apprise", "mailtos://me:secret@here.net?to=you@there.net", allow_private=False) is None
+
+
+def post(url: str, *, allow_private: bool = True) -> None:
+    body = BODY.model_copy(update={"data": {"rule_name": "nan", "message": "the loss is no number"}})
+    send({"kind": "apprise", "url": url, "secret": None}, "msg_1", body, allow_private=allow_private)
+
+
+def port_of(url: str) -> int:
+    return int(url.rstrip("/").rpartition(":")[2])
+
+
+def taken_by_smtp(connection: socket.socket, *, recipient: bytes = b"250") -> list[str]:
+    """Sender, recipients and text of the mail that comes, as far as this server takes it (RFC 5321)."""
+    found, answers = [], {"RCPT": recipient, "DATA": b"354", "QUIT": b"221"}
+    with connection.makefile("rwb", buffering=0) as stream:
+        stream.write(b"220 here\r\n")
+        for line in stream:
+            verb, _, rest = line.decode().strip().partition(" ")
+            stream.write(answers.get(verb.upper(), b"250") + b" so be it\r\n")
+            if verb.upper() in ("MAIL", "RCPT"):
+                found.append(rest.split()[0])
+            elif verb.upper() == "DATA":
+                found.append("".join(each.decode() for each in iter(stream.readline, b".\r\n")))
+                stream.write(b"250 taken\r\n")
+            elif verb.upper() == "QUIT":
+                break
+    return found
 
 
 def name_server(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
