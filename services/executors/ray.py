@@ -136,7 +136,8 @@ class RayExecutor(Executor):
             (folder / OUTPUT).write_bytes(b"")
             if isinstance(run.request, TrainingRequest):
                 write_json(folder / REQUEST, run.request.model_dump(mode="json"))
-            write_private(folder / SPEC, specification(run, folder, self._roots, self._stop_grace_s))
+            content = specification(run, folder, self._roots, self._stop_grace_s)
+            write_json(folder / SPEC, content, private=True)  # an environment may hold secrets
             write_json(folder / RECORD, {"submission_id": submission_id})
         except OSError as error:
             raise not_writable(error) from error
@@ -184,13 +185,6 @@ def specification(run: Run, folder: Path, roots: Roots, grace_s: float) -> dict[
         "gpus": int(request.device != CPU) if request.gpus_per_worker is None else request.gpus_per_worker,
         "grace_s": grace_s,
     }
-
-
-def write_private(path: Path, content: dict[str, Any]) -> None:
-    """As `write_json`, for nobody else on this machine to read: an environment may hold secrets."""
-    path.touch(mode=0o600)
-    write_json(path, content)
-    path.chmod(0o600)
 
 
 class _EnoughRead(Exception):

@@ -150,10 +150,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def write_json(path: Path, content: dict[str, Any], *, exclusive: bool = False) -> None:
-    """Durably, and all at once. Raises: FileExistsError: `exclusive`, and there is one."""
+def write_json(path: Path, content: dict[str, Any], *, exclusive: bool = False, private: bool = False) -> None:
+    """Durably, and all at once. `private`: no other user may read it, at no moment.
+
+    Raises: FileExistsError: `exclusive`, and there is one.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="ascii") as file:
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
         json.dump(content, file)
         file.flush()
         os.fsync(file.fileno())

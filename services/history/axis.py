@@ -22,7 +22,7 @@ def began_at(state: TaskState) -> datetime:
     return next(runs, state.created_at)
 
 
-def places(axis: Axis, state: TaskState, points: Sequence[Point]) -> Place:
+def places(axis: Axis, state: TaskState, points: Sequence[Point], *, first_epoch: float | None = None) -> Place:
     """What gives a point its place on an axis; `None` for one that has none there.
 
     `time` is in seconds since the task first ran. `epoch` counts epochs, and a step within one counts as its share;
@@ -30,14 +30,15 @@ def places(axis: Axis, state: TaskState, points: Sequence[Point]) -> Place:
 
     Args:
         points: of the series, or enough of them to tell how it counts its steps.
+        first_epoch: of the log. The steps of an epoch end at its number; in a log that counts from 0, they begin there.
     """
     if axis == "time":
         start = began_at(state).timestamp()
         return lambda point: None if point.at is None else round(point.at - start, 6)
-    steps = _steps_per_epoch(state, points)
+    steps, before = _steps_per_epoch(state, points), 0 if first_epoch == 0 else 1
     if axis == "epoch":
-        return lambda point: _epoch(point, steps)
-    return lambda point: _step(point, steps)
+        return lambda point: _epoch(point, steps, before)
+    return lambda point: _step(point, steps, before)
 
 
 def _steps_per_epoch(state: TaskState, points: Sequence[Point]) -> int | None:
@@ -53,13 +54,14 @@ def _steps_per_epoch(state: TaskState, points: Sequence[Point]) -> int | None:
     return most if restarts and most else None
 
 
-def _epoch(point: Point, steps: int | None) -> float | None:
+def _epoch(point: Point, steps: int | None, before: int) -> float | None:
     if point.epoch is None or point.step is None or not steps:
         return point.epoch
-    return round(point.epoch - 1 + point.step / steps, 6)
+    return round(point.epoch - before + point.step / steps, 6)
 
 
-def _step(point: Point, steps: int | None) -> float | None:
+def _step(point: Point, steps: int | None, before: int) -> float | None:
     if steps and point.epoch is not None:
-        return point.epoch * steps if point.step is None else (point.epoch - 1) * steps + point.step
+        whole = point.epoch - before
+        return (whole + 1) * steps if point.step is None else whole * steps + point.step
     return point.step

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Final, Literal
 
-from services.history.axis import places
+from services.history.axis import Place, places
 from services.history.series import MetricHistory, Window, names_of
 from services.storage.series import Point
 from services.task_state import TaskState
@@ -43,11 +43,13 @@ def export(
     """
     superseded = history.superseded(state, window)
     rows = ((name, point) for name in names_of(state, names) for point in history.export(state, name, superseded))
-    pieces = _WRITERS[form](rows, state)
-    return _in_chunks(chain(pieces, _text(about, state)) if about and form == "tensorboard" else pieces)
+    if form != "tensorboard":
+        return _in_chunks(_WRITERS[form](rows))
+    pieces = _tensorboard(rows, state, places("step", state, [], first_epoch=history.first_epoch(state)))
+    return _in_chunks(chain(pieces, _text(about, state)) if about else pieces)
 
 
-def _csv(rows: Rows, _state: TaskState) -> Iterator[bytes]:
+def _csv(rows: Rows) -> Iterator[bytes]:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -64,7 +66,7 @@ def _harmless(name: str) -> str:
     return f"'{name}" if name.startswith(_FORMULA) else name
 
 
-def _jsonl(rows: Rows, _state: TaskState) -> Iterator[bytes]:
+def _jsonl(rows: Rows) -> Iterator[bytes]:
     for name, point in rows:
         row = dict(zip(COLUMNS, (name, *_values(point)), strict=True))
         yield json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
@@ -75,7 +77,7 @@ def _values(point: Point) -> tuple[Any, ...]:
     return point.value, point.epoch, point.step, point.attempt, at, point.seq
 
 
-def _tensorboard(rows: Rows, state: TaskState) -> Iterator[bytes]:
+def _tensorboard(rows: Rows, state: TaskState, place: Place) -> Iterator[bytes]:
     """Scalars as TensorBoard's own writer stores them (tensorboard/compat/proto/event.proto), each in a record.
 
     Its step is that of the training where the log counts steps, else the epoch, else the line. What was not finite
@@ -89,7 +91,6 @@ def _tensorboard(rows: Rows, state: TaskState) -> Iterator[bytes]:
     writer = RecordWriter(buffer)
     writer.write(Event(wall_time=state.created_at.timestamp(), file_version=_FILE_VERSION).SerializeToString())
     total = state.latest_metrics.get("total_steps")
-    place = places("step", state, [])
     for name, point in rows:
         step = place(point) if total else point.step
         step = point.epoch if step is None else step
@@ -136,11 +137,7 @@ def _in_chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield bytes(chunk)
 
 
-_WRITERS: Final[dict[Format, Callable[[Rows, TaskState], Iterator[bytes]]]] = {
-    "csv": _csv,
-    "jsonl": _jsonl,
-    "tensorboard": _tensorboard,
-}
+_WRITERS: Final[dict[Format, Callable[[Rows], Iterator[bytes]]]] = {"csv": _csv, "jsonl": _jsonl}
 SUFFIXES: Final[dict[Format, str]] = {"csv": "csv", "jsonl": "jsonl", "tensorboard": "tfevents"}
 MEDIA_TYPES: Final[dict[Format, str]] = {
     "csv": "text/csv; charset=utf-8",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from services.history.axis import Axis, Place, places
 from services.history.downsample import pick
@@ -14,6 +15,7 @@ from services.task_state import TaskState
 from services.units import Unit, units_of
 
 LAST_LINE = 2**63 - 1
+FIRST_METRICS = 8
 RAW_BUCKETS = 512
 """A series with so few buckets in the range is read point by point: they would give a chart too few points."""
 RAW_POINTS = 40_000
@@ -71,10 +73,17 @@ class MetricHistory:
         window = replace(window, before=min(window.before, state.last_seq + 1))  # what is newer has a newer cursor
         superseded = self.superseded(state, window)
         units = units_for(state)
+        first_epoch = self.first_epoch(state) if axis != "time" else None
         for name in names_of(state, names):
             total, points = self._read(state.task_id, name, window, superseded)
-            found.append(Series(name, units.get(name), total, points, places(axis, state, points)))
+            place = places(axis, state, points, first_epoch=first_epoch)
+            found.append(Series(name, units.get(name), total, points, place))
         return found
+
+    def first_epoch(self, state: TaskState) -> float | None:
+        """With which number a log of somebody else's trainer begins to count: asked of the metrics that came first."""
+        names = (name for name in state.latest_metrics if name not in CARRIED)
+        return self._store.first_epoch(state.task_id, islice(names, FIRST_METRICS)) if state.is_foreign else None
 
     def superseded(self, state: TaskState, window: Window) -> Superseded:
         """What later attempts have done again, where that is not wanted."""

@@ -52,6 +52,9 @@ _NTH = re.compile(
 )
 _EPOCHS = frozenset({"轮", "epoch", "个epoch", "周期", "个周期", "代"})
 _MAX_PREFIX_PARTS = 16
+_CUT = re.compile(r" \[cut: [0-9]{1,12} more (?:bytes|characters)\]$")
+_CUT_ENDS = (" more bytes]", " more characters]")
+_CUT_LENGTH = 40
 _LOGGERS = frozenset({"trainer"})
 """Names of loggers that are words of a report as well."""
 
@@ -94,6 +97,15 @@ def shown_by_terminal(line: str) -> str:
     if not text.isprintable():
         text = _BLANK.sub(" ", _UNPRINTED.sub("", text))
     return text if text.isascii() else text.translate(_HALF_WIDTH)
+
+
+def whole_words(line: str, most: int) -> str:
+    """The first `most` characters of a line, without the word that they end in, and without what the service says where
+    it has cut a line itself: half a number is another number."""
+    cut = line.endswith(_CUT_ENDS) and _CUT.search(line, max(0, len(line) - _CUT_LENGTH))
+    if cut:
+        line = line[: cut.start()]
+    return line[:most].rpartition(" ")[0] if cut or len(line) > most else line
 
 
 def read_message(line: str) -> Message:

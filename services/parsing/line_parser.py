@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from models.schemas import MetricDefinition, Stage
 from services.parsing.bars import behind_a_bar
-from services.parsing.cleaning import Message, read_message
+from services.parsing.cleaning import Message, read_message, whole_words
 from services.parsing.events import announces_completion, epoch_event, evaluates, phase_announced
 from services.parsing.grammar import SUSPECT_WORDS, read_grammar
 from services.parsing.memory import Header, LogState, Memory
@@ -102,7 +102,7 @@ class LineParser:
 
     def parse(self, line: str) -> ParsedLine:
         """Metrics, step and stage of `line`."""
-        message = read_message(line[:MAX_LINE])
+        message = read_message(whole_words(line, MAX_LINE))
         self.lines += 1
         own = {index: found for index, pattern in enumerate(self._patterns) if (found := pattern.read(message.shown))}
         report, header = None, self._state.header

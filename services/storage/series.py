@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, func, select
@@ -89,6 +89,21 @@ class SeriesStore(Reader):
         with self._reading() as connection:
             found = connection.execute(query.group_by(columns.attempt))
             return {attempt: epoch for attempt, epoch in found if epoch is not None}
+
+    def first_epoch(self, task_id: str, names: Iterable[str]) -> float | None:
+        """The lowest epoch of the first points of these series."""
+        columns = metric_points.c
+        with self._reading() as connection:
+            firsts = [
+                connection.scalar(
+                    select(columns.epoch)
+                    .where(columns.task_id == task_id, columns.name == name)
+                    .order_by(columns.seq)
+                    .limit(1)
+                )
+                for name in names
+            ]
+        return min((epoch for epoch in firsts if epoch is not None), default=None)
 
     def _points(self, query: Select[Any]) -> list[Point]:
         with self._reading() as connection:

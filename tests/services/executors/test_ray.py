@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import threading
 from dataclasses import replace
@@ -18,6 +19,7 @@ from services.executors.base import Detached, Run
 from services.executors.ray import RayExecutor, Refused, Unreachable
 from services.executors.ray_job import Failed, Lost, end_of
 from services.executors.supervised import Exit
+from services.executors.supervisor import write_json
 from tests.services.executors.task import Task, command_run
 from tests.trainer.helpers import request_for
 from trainer.errors import NODE_LOST, STATUS_OF_REASON, TrainingFailed, TrainingStopped
@@ -102,6 +104,23 @@ def test_its_lines_are_those_of_the_file_and_its_end_is_that_of_the_job(cluster:
     cluster.end = Exit()
     assert task.end() is None
     assert task.messages[1:] == ["one", "two", "three", "four"]
+
+
+def test_a_private_file_is_so_from_its_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[int] = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    path = tmp_path / "spec.json"
+    path.write_text("{}")
+    write_json(path, {"env": {"SECRET": "s"}}, private=True)
+    assert modes[0] == stat.S_IMODE(path.stat().st_mode) == 0o600
+    write_json(path, {})
+    assert stat.S_IMODE(path.stat().st_mode) != 0o600
 
 
 def test_what_it_is_to_do_is_where_all_nodes_see_it_for_as_long_as_it_runs_and_for_nobody_else(

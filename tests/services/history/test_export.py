@@ -77,6 +77,17 @@ def test_tensorboard_reads_the_same_values_back(trained: BaseService, tmp_path: 
     assert found == [(1, 0.5, moment), (2, pytest.approx(0.1234567890123, rel=1e-7), moment)]  # of 32 bits there
 
 
+def test_tensorboard_has_no_steps_below_nought(base: BaseService, tmp_path: Path) -> None:
+    queue = base.create_log_queue("t", task_state(status=TaskStatus.RUNNING, request={"command": ["train"]}))
+    for epoch in (0, 1):
+        queue.put(line(metrics={"epoch": epoch, "total_steps": 10, "train_loss": 0.5}, step=5))
+    base._writer.flush(TIMEOUT_S)
+    (tmp_path / "events.out.tfevents.t").write_bytes(exported(base, "tensorboard"))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train_loss")] == [5, 15]
+
+
 def test_tensorboard_shows_what_was_not_finite(trained: BaseService, tmp_path: Path) -> None:
     (tmp_path / "events.out.tfevents.t").write_bytes(exported(trained, "tensorboard", Window(all_attempts=True)))
     events = EventAccumulator(str(tmp_path))

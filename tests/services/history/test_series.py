@@ -174,6 +174,19 @@ class TestAxes:
         series = read(live, history)
         assert [series.place(point) for point in series.points] == [0.5, 1, 1.5, 2, 2.5, 3]
 
+    def test_epochs_that_count_from_nought_begin_there(self, base: BaseService, history: MetricHistory) -> None:
+        foreign = task_state(status=TaskStatus.RUNNING, request={"command": ["train"]})
+        base.create_log_queue("t", foreign)
+        for epoch in (0, 1):
+            say(base, [line(metrics={"loss": 1.0, "epoch": epoch, "total_steps": 10}, step=step) for step in (0, 5)])
+            say(base, [line(metrics={"val_loss": 1.0, "epoch": epoch})])
+        series = read(base, history, axis="step", name="loss")
+        assert [series.place(point) for point in series.points] == [0, 5, 10, 15]
+        series = read(base, history, Window(after=3), name="loss")  # what is seen of it later alone does not tell
+        assert [series.place(point) for point in series.points] == [1, 1.5]
+        series = read(base, history, axis="step")
+        assert [series.place(point) for point in series.points] == [10, 20]
+
     def test_an_epoch_has_as_many_as_the_log_says(self, live: BaseService, history: MetricHistory) -> None:
         where = {"epoch": 2, "total_steps": 40}
         say(live, [line(metrics={"val_loss": 1.0, **where}, step=10), line(metrics={"val_loss": 1.0, **where})])

@@ -220,6 +220,19 @@ def check_linear(start: str, unit: str, end: str) -> None:
     pytest.fail(f"more than linear: {start!r} + {unit!r} * n + {end!r}")
 
 
+@pytest.mark.parametrize("kind", ["bytes", "characters"])
+def test_what_the_service_says_where_it_has_cut_a_line_is_no_metric(kind: str) -> None:
+    cut = "Epoch 1 loss=0.4 " + "x" * 1000 + " acc=0.5"
+    parsed = LineParser().parse(f"{cut} [cut: 134553 more {kind}]")
+    assert parsed.metrics == {"epoch": 1, "train_loss": 0.4}, "of acc there may have been more"
+
+
+def test_of_a_number_that_the_bound_cuts_nothing_is_read() -> None:
+    line = ("Train Loss: 0.5, " + "y" * MAX_LINE)[: MAX_LINE - 21] + ", Train Accuracy: 80%"
+    assert "train_acc" in LineParser().parse(line).metrics
+    assert "train_acc" not in LineParser().parse(line[:1] + line).metrics
+
+
 @pytest.mark.parametrize("size", [MAX_LINE, 10 * MAX_LINE])
 def test_a_longer_line_is_read_to_the_bound_only(size: int) -> None:
     line = "Train Loss: 0.5, " + "x" * size + ", Train Accuracy: 80%"
