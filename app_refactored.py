@@ -89,6 +89,8 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sys.setswitchinterval(GIL_SWITCH_S)
         limit_arenas()
+        for doubt in configured.doubts:
+            logger.warning(doubt)
         app.state.service = service = await run_in_threadpool(build_service, configured, executor)
         service.when_lost = app.state.end
         if service.is_closing:  # the store was lost before somebody could be told

@@ -17,6 +17,7 @@ from services.storage.location import store_url
 PathList = Annotated[tuple[Path, ...], NoDecode]
 TextList = Annotated[tuple[str, ...], NoDecode]
 TokenList = Annotated[tuple[SecretStr, ...], NoDecode]
+_TOKEN_LENGTH = 16
 
 
 class Settings(BaseSettings):
@@ -116,6 +117,15 @@ class Settings(BaseSettings):
                 )
         return origins
 
+    @field_validator("database_url")
+    @classmethod
+    def _of_a_store(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not re.match(r"(?:sqlite|postgresql)(?:\+\w+)?://", url.get_secret_value()):
+            raise ValueError(
+                "it is no URL of a store: postgresql+psycopg://user:password@host/name, or sqlite:////path"
+            )
+        return url
+
     @field_validator("ray_address")
     @classmethod
     def _of_the_dashboard(cls, address: str | None) -> str | None:
@@ -147,6 +157,24 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def doubts(self) -> list[str]:
+        """What is allowed and seldom meant, in sentences for the log."""
+        folders = {"DATA_ROOTS": self.data_roots, "SAVE_ROOTS": self.save_roots}
+        found = [
+            f"{name} has {folder}, which is no folder: requests that name something in it are refused until it is"
+            for name, roots in folders.items()
+            for folder in roots
+            if not folder.is_dir()
+        ]
+        short = any(len(token.get_secret_value()) < _TOKEN_LENGTH for token in self.api_tokens)
+        if short and not self.is_loopback:
+            found.append(
+                f"API_TOKENS has a token of fewer than {_TOKEN_LENGTH} characters, which others can guess: "
+                "`openssl rand -hex 32` makes a good one"
+            )
+        return found
 
     @property
     def address(self) -> str:

@@ -160,6 +160,7 @@ BAD_SETTINGS = {
     "no number": ({"PORT": "http"}, "PORT: "),
     "beyond its bounds": ({"MAX_TRAINING_CONCURRENT_CPU": "0"}, "MAX_TRAINING_CONCURRENT_CPU: "),
     "none of the choices": ({"SQLITE_SYNCHRONOUS": "sometimes"}, "SQLITE_SYNCHRONOUS: "),
+    "no URL of a store": ({"DATABASE_URL": "hush:hush@host/name"}, "DATABASE_URL: "),
     "unsafe": ({"HOST": "0.0.0.0", "API_TOKENS": "hush-hush"}, "HOST=0.0.0.0 "),
 }
 

@@ -2,10 +2,10 @@
 
     python -m services.storage.backup DEST [--store URL]
 
-DEST is a file that is not there yet, or a folder, in which the copy is named by the time. The copy is one read
-transaction of SQLite's online backup: all that was committed before it began is in it, whole transactions only. The
-service goes on meanwhile. What is not in the store, such as checkpoints and the output of running processes, is not
-in the copy.
+DEST is a file that is not there yet, or a folder, in which the copy is named by the time; without a suffix such as
+`.db` it is a folder, which is made. The copy is one read transaction of SQLite's online backup: all that was committed
+before it began is in it, whole transactions only. The service goes on meanwhile. What is not in the store, such as
+checkpoints and the output of running processes, is not in the copy.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def backup(store: str | URL, destination: Path) -> Path:
     source = sqlite_path(store, POSTGRESQL)
     if not source.exists():
         raise StoreUnusable(f"There is no store {source}: name the one to copy with --store.")
+    if not destination.suffix and not destination.exists():
+        destination.mkdir(mode=0o700)
     if destination.is_dir():
         destination /= f"training-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.db"
     if destination.exists():

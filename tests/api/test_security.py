@@ -560,6 +560,15 @@ def test_beyond_loopback_with_tokens_and_roots_is_accepted(monkeypatch: pytest.M
     assert configured.save_roots == (Path("/s"),)
 
 
+def test_what_is_seldom_meant_is_said(tmp_path: Path) -> None:
+    beyond = Settings(host="0.0.0.0", api_tokens="abc", data_roots=str(tmp_path), save_roots=str(tmp_path / "no"))
+    [folder, token] = beyond.doubts
+    assert folder.startswith(f"SAVE_ROOTS has {tmp_path / 'no'}, which is no folder")
+    assert "fewer than 16 characters" in token
+    assert "abc" not in token
+    assert Settings(api_tokens="abc", data_roots=str(tmp_path)).doubts == []
+
+
 @pytest.mark.parametrize("tokens", ["", " ", ",", " , "])
 def test_tokens_that_are_blank_are_none(tokens: str) -> None:
     with pytest.raises(ValidationError, match="API_TOKENS"):

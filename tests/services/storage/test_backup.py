@@ -98,6 +98,13 @@ class TestBackup:
         assert list(folder.iterdir()) == [copy]
         assert copy.stat().st_mode & 0o777 == 0o600
 
+    def test_a_folder_is_made_where_the_destination_has_no_suffix(
+        self, filled: BaseService, file: Path, tmp_path: Path
+    ) -> None:
+        copy = backup(f"sqlite:///{file}", tmp_path / "backups")
+        assert copy.parent == tmp_path / "backups"
+        assert copy.name.startswith("training-")
+
     def test_what_is_there_already_is_left_as_it_is(self, filled: BaseService, file: Path, tmp_path: Path) -> None:
         there = tmp_path / "there.db"
         there.write_text("mine")
