@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from models.schemas import (
     AnyRequest,
+    ImportRequest,
     LogReading,
     Stage,
     TaskStatus,
@@ -66,6 +67,10 @@ logger = logging.getLogger(__name__)
 ELSEWHERE = (
     "It was running on another machine, or with another STATE_DIR, when the service there was lost. Whether it still "
     "runs cannot be told from here. Resume it once it is known not to."
+)
+NOTHING_READ = (
+    "No metric was read from this log. Where its lines have some, POST /api/v2/parsing/try shows what patterns of your "
+    "own (metric_definitions) read from them."
 )
 INTERRUPTION = "The service ended during this training."
 LAST_MESSAGE = "任务结束"
@@ -417,6 +422,8 @@ class Lifecycle(BaseService):
             pass  # the task has ended, or the service has
         except Exception:  # its warnings are not worth a task that never ends
             logger.exception("The end of the log of task %s could not be read", task_id)
+        if status is TaskStatus.COMPLETED and isinstance(training.request, ImportRequest):
+            self._warn_of_nothing_read(task_id)
         with self._lock:
             try:
                 if self._trainings.get(task_id) is not training:
@@ -427,6 +434,13 @@ class Lifecycle(BaseService):
                     self._end(task_id, status, reason, error=error)
             finally:
                 self._dispatch()
+
+    def _warn_of_nothing_read(self, task_id: str) -> None:
+        with suppress(TimeoutError, ServiceError):
+            self._writer.flush(FLUSH_TIMEOUT_S)
+            state = self.get_task(task_id)
+            if not state.latest_metrics:
+                self.add_log(task_id, "WARNING", NOTHING_READ, warns=True)
 
     def _is_to_stop(self, training: LiveTraining) -> bool:
         """A process may be another service's by now: it is ended only by the owner of the store."""

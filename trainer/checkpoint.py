@@ -113,7 +113,12 @@ def _load(path: Path) -> dict[str, Any]:
         damage = damage_in(file)
         if damage not in (None, NO_CHECKSUM):  # this trainer's files had none at first
             raise ValueError(f"{str(path)!r} is damaged: {damage}. Take another checkpoint.")
-        return read_checkpoint(file)
+        try:
+            return read_checkpoint(file)
+        except (OSError, MemoryError, ValueError):
+            raise
+        except Exception as error:  # torch's words for it may advise to trust the file
+            raise ValueError(f"{str(path)!r} is not a checkpoint of this trainer") from error
 
 
 def _rebuild(content: dict[str, Any], device: str) -> tuple[nn.Module, list[str]]:

@@ -38,6 +38,18 @@ _FRONT = 200
 _EPOCH_IN_FRONT = re.compile(rb"\W{0,8}(?:[a-z]{1,12} ){0,2}epoch\W{0,3}([0-9]{1,9})", re.IGNORECASE)
 
 
+def decoded(line: bytes | bytearray) -> str:
+    """UTF-8, or else GB 2312, in which Chinese Windows writes: both bytes of its characters are above ASCII, so that
+    hardly anything else is taken for it. Of what is neither, bytes are shown by their numbers."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        try:
+            return line.decode("gb2312")
+        except UnicodeDecodeError:
+            return line.decode("utf-8", "backslashreplace")
+
+
 class LineSplitter:
     """Takes bytes in pieces of any size. The lines do not depend on where the pieces end.
 
@@ -79,7 +91,7 @@ class LineSplitter:
         for piece in pieces:
             if is_plain and not is_open and len(piece) <= _SURELY_FITS:
                 position += len(piece) + 1
-                yield piece.decode("utf-8", "backslashreplace"), position
+                yield decoded(piece), position
             else:
                 yield from self._take(piece.removesuffix(b"\r"), position)
                 yield from self._drawn_over()
@@ -157,12 +169,12 @@ class _Segment:
     def text(self) -> str:
         """With what is too long for the store cut here, where the number of bytes is known."""
         if self._length <= MAX_MESSAGE:
-            text = self._kept.decode("utf-8", "backslashreplace")
+            text = decoded(self._kept)
             if len(text) <= MAX_MESSAGE:
                 return text
         for size in (MAX_MESSAGE - _ROOM_FOR_CUT, _SURELY_FITS):
             size = self._character_boundary(size)
-            text = self._kept[:size].decode("utf-8", "backslashreplace")
+            text = decoded(self._kept[:size])
             if len(text) <= MAX_MESSAGE - _ROOM_FOR_CUT:
                 break
         return f"{text} [cut: {self._length - size} more bytes]"

@@ -55,6 +55,16 @@ def test_the_lines_of_a_file_are_those_of_a_task(service: TrainingService, log: 
     assert (state.name, state.description, state.percents) == ("an old run", "why not", frozenset())
 
 
+def test_a_log_that_gives_no_metric_is_told_of(service: TrainingService, tmp_path: Path) -> None:
+    path = tmp_path / "odd.log"
+    path.write_text("loss is about a half\n")
+    state = wait_for_end(service, read(service, path).task_id)
+    assert state.status is TaskStatus.COMPLETED
+    [warning] = state.warnings
+    assert "parsing/try" in warning
+    assert history(service, state.task_id)[-2:] == [warning, "任务结束"]
+
+
 def test_a_file_is_followed_until_the_task_is_stopped(service: TrainingService, log: Path) -> None:
     task_id = read(service, log, follow=True).task_id
     wait_for(service, task_id, LINES[-1])

@@ -81,6 +81,14 @@ def test_a_file_of_something_else_is_a_value_error(tmp_path: Path) -> None:
         load_classifier(tmp_path / "nothing.pt")
 
 
+@pytest.mark.parametrize("content", [b"", b"root:x:0:0\n", b'{"a": 1}', b"PK\x03\x04", bytes(100)])
+def test_what_no_trainer_has_saved_is_a_value_error_that_advises_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "other.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="is not a checkpoint of this trainer") as refused:
+        load_classifier(tmp_path / "other.pt")
+    assert "weights_only" not in str(refused.value)
+
+
 def test_a_write_that_fails_leaves_the_old_checkpoint_and_nothing_else(
     path: Path, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
