@@ -108,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         request = read_request(options.spec)
         if given_dir is None and not options.resume:  # whoever has made the folder has checked the request
             _refuse_problems(request)
+            for name in sorted(request.model_extra or ()):
+                logger.warning(f"Unknown field {name!r} was ignored.")
         wanted = options.device or request.device
         if (workers := request.workers) > 1 and ranks == 1:
             output_dir = given_dir or (_earlier_output_dir(request) if options.resume else _claim_output_dir(request))

@@ -55,6 +55,11 @@ def test_a_training_completes_with_its_lines_on_stdout(root: Path, capsys: pytes
     assert (root / "runs/first/best.pt").is_file()
 
 
+def test_a_field_that_nobody_knows_is_told_of(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([spec(root, lr=0.1)]) == 0
+    assert "WARNING - Unknown field 'lr' was ignored." in capsys.readouterr().out
+
+
 def test_without_a_name_every_run_has_a_folder_of_its_own(root: Path) -> None:
     assert main([spec(root, name=None, task_id="task-1")]) == 0
     assert main([spec(root, name=None)]) == 0
