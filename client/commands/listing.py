@@ -11,7 +11,7 @@ import click
 
 from client.commands.screen import print_fields, print_json, print_line, print_table
 from client.commands.session import Session, TaskName, connected, pass_session
-from client.display import shown
+from client.display import as_percent, shown
 from models.schemas import TaskResponse, TaskStatus
 
 DEFAULT_METRICS = ("val_acc", "val_loss", "train_loss")
@@ -22,6 +22,12 @@ MOST = 50
 
 def values_of(task: TaskResponse) -> dict[str, int | float | None]:
     return task.latest_metrics.model_dump(exclude_unset=True) if task.latest_metrics else {}
+
+
+def shown_values_of(task: TaskResponse) -> dict[str, str]:
+    """The latest value of each metric as people read it."""
+    units = task.units or {}
+    return {name: shown(name, value, units.get(name)) for name, value in values_of(task).items()}
 
 
 def names_in(text: str) -> list[str]:
@@ -82,10 +88,10 @@ def list_tasks(
             str(task.progress),
             task.name or "",
             task.device,
-            *(shown(name, values_of(task)[name]) if name in values_of(task) else "" for name in columns),
+            *(values.get(name, "") for name in columns),
             f"{task.updated_at:%m-%d %H:%M}",
         )
-        for task in found
+        for task, values in ((task, shown_values_of(task)) for task in found)
     ]
     if rows:
         print_table(session.screen, heads, rows, keep=2)
@@ -106,7 +112,7 @@ def _sorted(tasks: list[TaskResponse], field: str, *, reverse: bool) -> list[Tas
     keys: list[tuple[Any, TaskResponse]] = []
     unknown: list[TaskResponse] = []
     for task in tasks:
-        key = getattr(task, field) if field in FIELDS else values_of(task).get(field)
+        key = getattr(task, field) if field in FIELDS else _comparable(task, field)
         if key is None:
             unknown.append(task)
         else:
@@ -116,6 +122,12 @@ def _sorted(tasks: list[TaskResponse], field: str, *, reverse: bool) -> list[Tas
     )
     keys.sort(key=lambda pair: pair[0], reverse=is_descending is not reverse)
     return [task for _, task in keys] + unknown
+
+
+def _comparable(task: TaskResponse, metric: str) -> int | float | None:
+    """The latest value, accuracies as percent whatever their logs print."""
+    value = values_of(task).get(metric)
+    return None if value is None else as_percent(value, (task.units or {}).get(metric))
 
 
 @click.command()
@@ -155,7 +167,6 @@ def print_task(session: Session, task: TaskResponse) -> None:
     lines = {name: str(value) for name, value in fields.items() if value is not None}
     lines |= {f"warning {number}": text for number, text in enumerate(task.warnings or (), 1)}
     print_fields(session.screen, lines)
-    values = {name: shown(name, value) for name, value in values_of(task).items()}
-    if values:
+    if values := shown_values_of(task):
         print_line(session.screen, "")
         print_fields(session.screen, values)
