@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from client.commands.exits import Unusable
 from client.commands.screen import print_fields, print_json, print_line, print_table
 from client.commands.session import Session, TaskName, connected, pass_session
 from client.display import as_percent, shown
-from models.schemas import TaskResponse, TaskStatus
+from models.schemas import TaskResponse, TaskStatus, TrainingMetrics
 
 DEFAULT_METRICS = ("val_acc", "val_loss", "train_loss")
 FIELDS = ("created_at", "updated_at", "task_id", "name", "status", "progress", "device")
@@ -108,7 +109,10 @@ def _fits(task: TaskResponse, pattern: str | None, device: str | None, task_type
 
 
 def _sorted(tasks: list[TaskResponse], field: str, *, reverse: bool) -> list[TaskResponse]:
-    """Times and metrics with the largest first, except losses; words as a dictionary has them; what is unknown last."""
+    """Times and metrics with the largest first, except losses; words as a dictionary has them; what is unknown last.
+
+    Raises: Unusable: it is neither a field nor a metric that the service documents, and no task has such a metric.
+    """
     keys: list[tuple[Any, TaskResponse]] = []
     unknown: list[TaskResponse] = []
     for task in tasks:
@@ -117,6 +121,10 @@ def _sorted(tasks: list[TaskResponse], field: str, *, reverse: bool) -> list[Tas
             unknown.append(task)
         else:
             keys.append((key, task))
+    if unknown and not keys and field not in FIELDS and field not in TrainingMetrics.model_fields:
+        known = sorted({name for task in tasks for name in values_of(task)})
+        have = f"They have {', '.join(known)}" if known else "They have none yet"
+        raise Unusable(f"--sort {field}: none of these tasks has such a metric. {have}; or give {', '.join(FIELDS)}.")
     is_descending = field in ("created_at", "updated_at", "progress") or (
         field not in FIELDS and not field.endswith("loss")
     )
