@@ -186,9 +186,10 @@ def report(console: Console, client: TrainingClient, task: TaskResponse, request
     if task.status is not TaskStatus.COMPLETED:
         raise DemoError(f"Training {task.task_id} {task.status}: {task.error or task.reason or 'its log says why'}")
     latest = task.latest_metrics.model_dump() if task.latest_metrics else {}
+    units = task.units or {}
     table = Table("metric", "value", title=f"{request['model']}, {task.status}")
     for name in METRICS:
-        table.add_row(name, shown(name, latest.get(name)))
+        table.add_row(name, shown(name, latest.get(name), units.get(name)))
     console.print(table)
     say(console, f"Checkpoint  {Path(request['save_path'], task.name or task.task_id, 'best.pt')}")
     say(console, f"Status      {client.base_url}/api/v2/training/{task.task_id}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from models.history import Unit
 from models.schemas import StoredLogEntry, TaskResponse, TaskStatus
 
 COLUMNS = ("train_loss", "train_acc", "val_loss", "val_acc", "macro_f1", "mAP", "learning_rate")
@@ -44,6 +45,7 @@ class Board:
         self.columns = tuple(columns)
         self.task: TaskResponse | None = None
         self.latest: dict[str, Number] = {}
+        self.units: dict[str, Unit] = {}
         self.step: int | None = None
         self.epochs: dict[int, dict[str, Number]] = {}
         self.lines: deque[StoredLogEntry] = deque(maxlen=LINES_SHOWN)
@@ -70,13 +72,22 @@ class Board:
     def update(self, task: TaskResponse) -> None:
         """Take in the task's state as `GET status` answers it."""
         self.task = task
+        self.learn_units(task.units or {})
         self.show()
+
+    def learn_units(self, units: Mapping[str, Unit]) -> None:
+        """Take in the units of a foreign log's accuracies, which its lines alone do not tell."""
+        self.units |= units
 
     def show(self) -> None:
         """Draw what is known now."""
 
     def close(self) -> None:
         """Draw what is left to draw."""
+
+    def shown(self, name: str, value: Number) -> str:
+        """A value of the task in its unit."""
+        return shown(name, value, self.units.get(name))
 
     def position(self) -> str:
         """Where the training is, in words: `epoch 3/8, step 12/23, 840 images/s, 2 s to the epoch's end`."""
@@ -92,7 +103,8 @@ class Board:
             if (left := latest.get("eta")) is not None:
                 parts.append(f"{left:.0f} s to the epoch's end")
         if not self.epochs:
-            parts += [f"{name} {shown(name, latest[name])}" for name in self.columns if name in latest][:VALUES_SHOWN]
+            known = [name for name in self.columns if name in latest][:VALUES_SHOWN]
+            parts += [f"{name} {self.shown(name, latest[name])}" for name in known]
         return ", ".join(parts)
 
 
@@ -129,9 +141,9 @@ class LiveBoard(Board):
         heads = ["lr" if name == "learning_rate" else name for name in columns]
         table = Table("epoch", *heads, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for epoch in sorted(self.epochs)[-EPOCHS_SHOWN:]:
-            table.add_row(str(epoch), *(shown(name, self.epochs[epoch].get(name)) for name in columns))
+            table.add_row(str(epoch), *(self.shown(name, self.epochs[epoch].get(name)) for name in columns))
         if not self.epochs and self.latest:  # a log that counts none
-            table.add_row("", *(shown(name, self.latest.get(name)) for name in columns))
+            table.add_row("", *(self.shown(name, self.latest.get(name)) for name in columns))
         return table
 
     def _fitting(self) -> list[str]:
@@ -139,7 +151,7 @@ class LiveBoard(Board):
         room, found = self.console.width - len("epoch") - 3, []  # with the table's edges
         for name in self.columns:
             values = self.epochs.values() if self.epochs else [self.latest]
-            widest = max(len(shown(name, each.get(name))) for each in values)
+            widest = max(len(self.shown(name, each.get(name))) for each in values)
             room -= max(widest, cell_len("lr" if name == "learning_rate" else name)) + 2
             if room < 0:
                 break
@@ -191,7 +203,7 @@ class PlainBoard(Board):
             if self._printed is None or epoch > self._printed:
                 self._printed = epoch
                 values = self.epochs[epoch]
-                known = [f"{name} {shown(name, values[name])}" for name in self.columns if name in values]
+                known = [f"{name} {self.shown(name, values[name])}" for name in self.columns if name in values]
                 self._say(f"epoch {epoch}/{self.latest.get('total_epochs') or '?'}: {', '.join(known)}")
 
     def _say(self, line: str) -> None:
@@ -209,15 +221,24 @@ def is_live(console: Console) -> bool:
     return sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
 
 
-def shown(metric: str, value: Number) -> str:
-    """A value in its metric's unit: percent for accuracies, else a plain number."""
+def shown(metric: str, value: Number, unit: Unit | None = None) -> str:
+    """A value as people read it: percent for accuracies, else a plain number.
+
+    Args:
+        unit: what the service says of an accuracy. Where it says nothing, as of its own trainer, that is percent.
+    """
     if value is None:
         return "-"
-    if metric.endswith("_acc"):
-        return f"{value:.2f}%"
+    if unit or metric.endswith("_acc"):
+        return f"{as_percent(value, unit):.2f}%"
     if metric == "learning_rate":
         return f"{value:.2e}"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def as_percent(value: int | float, unit: Unit | None) -> int | float:
+    """An accuracy in the unit in which those of all tasks can be compared; any other metric is left as it is."""
+    return value * 100 if unit == "fraction" else value
 
 
 def say(console: Console, line: str) -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
+from api.streams import ALIVE
 from app_refactored import create_app
 from models.presets import PRESETS
 from models.schemas import (
@@ -194,6 +195,14 @@ def in_a_training() -> LineParser:
     parser = LineParser()
     parser.parse("Epoch [1/10] started")
     return parser
+
+
+@both_guides
+def test_sign_of_life_of_a_stream_is_the_one_that_is_sent(guide: Path) -> None:
+    sent = ALIVE.decode().strip()
+    (stream,) = (block.code for block in blocks_of(guide, "text") if block.code.startswith("retry:"))
+    assert [line for line in stream.splitlines() if line.startswith(":")] == [sent]
+    assert f"`{sent}`" in guide.read_text("utf-8")
 
 
 @both_guides

@@ -32,7 +32,7 @@ EPILOG = "\b\nExit status:\n" + "\n".join(f"  {number:>3}  {meaning}" for number
 def trainctl() -> None:
     """Start trainings, watch them, compare them: the image training service from a terminal.
 
-    TASK is the id of a task, its name where only one task has it, or the beginning of its id.
+    TASK is the id of a task, its name where only one task has it, or the beginning of its id, at least 4 characters.
     """
 
 

@@ -109,11 +109,11 @@ def _standing(row: ComparedMetric, task_id: str) -> str:
     if value is None:
         return ""
     if value.best is None:
-        return shown(row.metric, value.last)
+        return shown(row.metric, value.last, row.unit)
     all_best = [each.best for each in row.tasks.values() if each.best is not None]
     is_best = len(all_best) > 1 and value.best == (min if row.goal == "min" else max)(all_best)
     epoch = "" if value.best_epoch is None else f" @{value.best_epoch:g}"
-    return f"{shown(row.metric, value.best)}{epoch}{' *' if is_best else ''}"
+    return f"{shown(row.metric, value.best, row.unit)}{epoch}{' *' if is_best else ''}"
 
 
 def _value(values: dict[str, Any], task_id: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from client.commands.exits import Unusable
 from client.commands.screen import print_fields, print_json, print_line, print_table
 from client.commands.session import Session, TaskName, connected, pass_session
-from client.display import shown
-from models.schemas import TaskResponse, TaskStatus
+from client.display import as_percent, shown
+from models.schemas import TaskResponse, TaskStatus, TrainingMetrics
 
 DEFAULT_METRICS = ("val_acc", "val_loss", "train_loss")
 FIELDS = ("created_at", "updated_at", "task_id", "name", "status", "progress", "device")
@@ -22,6 +23,12 @@ MOST = 50
 
 def values_of(task: TaskResponse) -> dict[str, int | float | None]:
     return task.latest_metrics.model_dump(exclude_unset=True) if task.latest_metrics else {}
+
+
+def shown_values_of(task: TaskResponse) -> dict[str, str]:
+    """The latest value of each metric as people read it."""
+    units = task.units or {}
+    return {name: shown(name, value, units.get(name)) for name, value in values_of(task).items()}
 
 
 def names_in(text: str) -> list[str]:
@@ -82,10 +89,10 @@ def list_tasks(
             str(task.progress),
             task.name or "",
             task.device,
-            *(shown(name, values_of(task)[name]) if name in values_of(task) else "" for name in columns),
+            *(values.get(name, "") for name in columns),
             f"{task.updated_at:%m-%d %H:%M}",
         )
-        for task in found
+        for task, values in ((task, shown_values_of(task)) for task in found)
     ]
     if rows:
         print_table(session.screen, heads, rows, keep=2)
@@ -102,20 +109,33 @@ def _fits(task: TaskResponse, pattern: str | None, device: str | None, task_type
 
 
 def _sorted(tasks: list[TaskResponse], field: str, *, reverse: bool) -> list[TaskResponse]:
-    """Times and metrics with the largest first, except losses; words as a dictionary has them; what is unknown last."""
+    """Times and metrics with the largest first, except losses; words as a dictionary has them; what is unknown last.
+
+    Raises: Unusable: it is neither a field nor a metric that the service documents, and no task has such a metric.
+    """
     keys: list[tuple[Any, TaskResponse]] = []
     unknown: list[TaskResponse] = []
     for task in tasks:
-        key = getattr(task, field) if field in FIELDS else values_of(task).get(field)
+        key = getattr(task, field) if field in FIELDS else _comparable(task, field)
         if key is None:
             unknown.append(task)
         else:
             keys.append((key, task))
+    if unknown and not keys and field not in FIELDS and field not in TrainingMetrics.model_fields:
+        known = sorted({name for task in tasks for name in values_of(task)})
+        have = f"They have {', '.join(known)}" if known else "They have none yet"
+        raise Unusable(f"--sort {field}: none of these tasks has such a metric. {have}; or give {', '.join(FIELDS)}.")
     is_descending = field in ("created_at", "updated_at", "progress") or (
         field not in FIELDS and not field.endswith("loss")
     )
     keys.sort(key=lambda pair: pair[0], reverse=is_descending is not reverse)
     return [task for _, task in keys] + unknown
+
+
+def _comparable(task: TaskResponse, metric: str) -> int | float | None:
+    """The latest value, accuracies as percent whatever their logs print."""
+    value = values_of(task).get(metric)
+    return None if value is None else as_percent(value, (task.units or {}).get(metric))
 
 
 @click.command()
@@ -155,7 +175,6 @@ def print_task(session: Session, task: TaskResponse) -> None:
     lines = {name: str(value) for name, value in fields.items() if value is not None}
     lines |= {f"warning {number}": text for number, text in enumerate(task.warnings or (), 1)}
     print_fields(session.screen, lines)
-    values = {name: shown(name, value) for name, value in values_of(task).items()}
-    if values:
+    if values := shown_values_of(task):
         print_line(session.screen, "")
         print_fields(session.screen, values)

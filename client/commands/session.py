@@ -79,11 +79,15 @@ class Session:
         for task in self.client.tasks(page_size=200):
             if task.name == name:
                 named.append(task)
-            elif len(name) >= SHORTEST_PREFIX and task.task_id.startswith(name):
+            elif task.task_id.startswith(name):
                 begun.append(task)
-        match named or begun:
+        is_long_enough = len(name) >= SHORTEST_PREFIX
+        match named or (begun if is_long_enough else []):
             case [task]:
                 return task
+            case [] if begun:
+                few = f"of the beginning of an id at least {SHORTEST_PREFIX} characters are needed"
+                raise NotFound(f"There is no task {name!r}; {few}. 'trainctl list' shows all tasks.")
             case []:
                 raise NotFound(f"There is no task {name!r}; 'trainctl list' shows all tasks.")
             case several:

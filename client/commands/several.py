@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.commands.screen import STATUS_STYLES
-from client.display import Board, printable, shown
+from client.display import Board, printable
 
 BAR_WIDTH = 16
 NARROW = 70
@@ -30,7 +30,7 @@ def overview(boards: Sequence[Board], width: int) -> Table:
         for column, head in enumerate(heads)
     )
     for name in names:
-        cells = [shown(name, board.latest[name]) if name in board.latest else "" for board in boards]
+        cells = [board.shown(name, board.latest[name]) if name in board.latest else "" for board in boards]
         room -= max(len(name), *map(len, cells)) + 2
         if room < 0 or not any(cells):
             break

@@ -53,16 +53,16 @@ def start(
 ) -> int:
     """Start a training of an image classifier, or of a program of your own behind '--'.
 
-    Relative paths are of this folder where the service runs on this machine. What an option does not say is the
-    service's default.
+    Relative paths, of options and of --file, are of this folder where the service runs on this machine. What neither
+    says is the service's default.
     """
     fields = _like(session, like) if like else {}
-    fields |= _read(file) if file else {}
-    fields |= _absolute(session, given_fields(options))
+    here = (_read(file) if file else {}) | given_fields(options)
     if command:
-        fields["command"] = list(command)
-        if session.is_local:
-            fields.setdefault("working_dir", str(Path.cwd()))
+        here["command"] = list(command)
+    fields |= _absolute(session, here)
+    if "command" in here and session.is_local:
+        fields.setdefault("working_dir", str(Path.cwd()))
     _refuse_hidden(fields, like)
     if check:
         found = session.client.check(**fields)
@@ -130,4 +130,9 @@ def _absolute(session: Session, fields: dict[str, Any]) -> dict[str, Any]:
     """The service may run in another folder; on another machine, it alone knows what a path means."""
     if not session.is_local:
         return fields
-    return {name: str(Path(value).absolute()) if name in PATHS and value else value for name, value in fields.items()}
+    return {name: _absolute_path(value) if name in PATHS else value for name, value in fields.items()}
+
+
+def _absolute_path(value: Any) -> Any:
+    """What is no path, as a file may have it, is left for the service to refuse."""
+    return str(Path(value).absolute()) if isinstance(value, str) and value else value

@@ -25,7 +25,8 @@ Format = Literal["csv", "jsonl", "tensorboard"]
     "-o",
     "--output",
     metavar="PATH",
-    help="A file, or a folder that is there; - is standard output. [standard output; for tensorboard a folder TASK]",
+    help="A file, or a folder that is there; for tensorboard a folder, which is made, or a file with tfevents in its "
+    "name; - is standard output. [standard output; for tensorboard a folder TASK]",
 )
 @click.option("--metrics", help="These only, separated by commas.")
 @connected
@@ -48,14 +49,13 @@ def export(session: Session, task: str, form: Format, output: str | None, metric
 
 
 def _file(task_id: str, form: Format, output: str | None) -> Path:
-    """TensorBoard reads a run from a folder, and only files with `tfevents` in their name."""
+    """TensorBoard reads a run from a folder, and there only files with `tfevents` in their name."""
+    path = Path(output or (task_id if form == "tensorboard" else ""))
     if form == "tensorboard":
-        name = f"events.out.tfevents.{task_id}"
-        if output is None:
-            Path(task_id).mkdir(exist_ok=True)
-        folder = Path(output or task_id)
-        return folder / name if folder.is_dir() else folder
-    path = Path(output or "")
+        if "tfevents" in path.name and not path.is_dir():
+            return path
+        path.mkdir(parents=True, exist_ok=True)
+        return path / f"events.out.tfevents.{task_id}"
     return path / f"{task_id}.{form}" if path.is_dir() else path
 
 

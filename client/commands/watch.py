@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
@@ -22,10 +22,10 @@ from client.commands.listing import names_in, values_of
 from client.commands.screen import print_json, print_line
 from client.commands.session import Session, TaskName, connected, pass_session
 from client.commands.several import overview
-from client.display import COLUMNS, LINES_SHOWN, Board, LiveBoard, PlainBoard, is_live
+from client.display import COLUMNS, LINES_SHOWN, Board, LiveBoard, PlainBoard, is_live, shown
 from client.errors import ServiceError, ServiceUnreachable
 from client.training_client import TrainingClient
-from models.history import MetricsResponse
+from models.history import MetricsResponse, Unit
 from models.schemas import StoredLogEntry, TaskResponse
 
 ASK_EVERY_S = 2.0
@@ -99,6 +99,7 @@ class _Watching:
         else:
             board = PlainBoard(self._session.screen, label=label)
         board.columns = self._columns(set(values_of(task)))
+        board.learn_units(task.units or {})
         if self._is_live or not task.status.is_terminal:
             board.update(task)
         return board
@@ -142,6 +143,7 @@ class _Watching:
             case TaskResponse():
                 assert board is not None
                 self._trouble = ""
+                board.learn_units(news.units or {})
                 if self._is_live or not news.status.is_terminal:  # plain lines say it at their end
                     board.update(news)
             case MetricsResponse():
@@ -189,7 +191,8 @@ class _Watching:
         why = task.error or (task.reason if task.status != "completed" else None)
         if self._is_live or why:
             words = f"{label}The training is {task.status}"
-            words += f", best accuracy {best:.2f}%" if self._is_live and best is not None else ""
+            if self._is_live and best is not None:
+                words += f", best accuracy {shown('best_acc', best, (task.units or {}).get('best_acc'))}"
             print_line(self._session.screen, f"{words}{f': {why}' if why else '.'}")
 
     def _follow(self, task_id: str) -> None:
@@ -197,7 +200,10 @@ class _Watching:
         try:
             with self._connect() as client:
                 after = self._catch_up(client, task_id)
+                units: dict[str, Unit | None] = {}
                 for entry in client.follow(task_id, after=after):
+                    if not self._session.json and _has_new_unit(entry, units):
+                        units |= self._ask_units(client, task_id)
                     self._news.put((task_id, entry))
                 self._news.put((task_id, client.status(task_id)))
         except Exception as error:  # noqa: BLE001 - it is raised where somebody sees it
@@ -212,6 +218,15 @@ class _Watching:
         known = client.metrics(task_id, max_points=POINTS)
         self._news.put((task_id, known))
         return max(0, known.last_id - LINES_SHOWN)
+
+    def _ask_units(self, client: TrainingClient, task_id: str) -> dict[str, Unit | None]:
+        """Learn the units of accuracies before the line with them is shown: a plain line is never drawn again."""
+        try:
+            task = client.status(task_id)
+        except (ServiceError, ServiceUnreachable):  # the log is followed on, and its next line asks again
+            return {}
+        self._news.put((task_id, task))
+        return {**dict.fromkeys(filter(_is_accuracy, values_of(task))), **(task.units or {})}
 
     def _ask(self, task_ids: Sequence[str]) -> None:
         """In a thread of its own: the status of each task, now and then."""
@@ -237,7 +252,21 @@ class _Picture(LiveBoard):
         return
 
 
+def _is_accuracy(metric: str) -> bool:
+    """Of other metrics there is no unit to ask for."""
+    return metric.endswith("acc")
+
+
+def _has_new_unit(entry: StoredLogEntry, known: Mapping[str, Unit | None]) -> bool:
+    """Whether a line has an accuracy whose unit is not known, or one above 1 of a log that was taken for fractions."""
+    return any(
+        _is_accuracy(name) and (name not in known or (known[name] == "fraction" and value is not None and value > 1))
+        for name, value in (entry.metrics or {}).items()
+    )
+
+
 def _remember(board: Board, known: MetricsResponse) -> None:
+    board.learn_units({series.name: series.unit for series in known.series if series.unit})
     for series in known.series:
         if series.name not in PLACES:
             for epoch, value in zip(series.epochs or (), series.values, strict=False):

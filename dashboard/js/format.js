@@ -41,12 +41,26 @@ export function secondsLeft(task, now = Date.now()) {
   return (elapsed * (100 - task.progress)) / task.progress;
 }
 
-/** The metric by which people judge a task, and its value. */
-export function bestMetric(task) {
+/** By these people judge a task, the surest first: what the log calls the best, then the latest value of others. */
+const SCORES = ["best_acc", "val_acc", "top1_acc", "acc", "macro_f1", "mAP", "train_acc"];
+const LOSSES = ["val_loss", "train_loss", "loss"];
+
+/**
+ * The metric that tells most about a task: its name, and its value as text; accuracies are percent whatever the log
+ * prints. An accuracy or another score has its `percent` too, by which tasks can be ranked: a loss or a gigabyte
+ * cannot be ranked among them. Nothing where the task has no metrics.
+ */
+export function headline(task) {
   const metrics = task.latest_metrics ?? {};
-  for (const name of ["best_acc", "val_acc", "top1_acc", "macro_f1", "mAP", "train_acc", "val_loss", "train_loss", "loss"]) {
-    if (metrics[name] !== undefined && metrics[name] !== null) return [name, metrics[name]];
+  const units = task.units ?? {};
+  const isThere = (name) => typeof metrics[name] === "number";
+  const score = [...SCORES, ...Object.keys(units)].find(isThere);
+  if (score) {
+    const unit = units[score] ?? (score.endsWith("_acc") ? "percent" : null);
+    const value = unit === "fraction" ? metrics[score] * 100 : metrics[score];
+    if (unit) return { name: score, text: `${number(value)}%`, percent: value };
+    return { name: score, text: number(value), percent: value > 1 ? value : value * 100 };
   }
-  const other = Object.entries(metrics).find(([name, value]) => typeof value === "number" && !/epoch|step/.test(name));
-  return other ?? [null, null];
+  const name = LOSSES.find(isThere) ?? Object.keys(metrics).find((each) => isThere(each) && !/epoch|step/.test(each));
+  return name && { name, text: number(metrics[name]) };
 }

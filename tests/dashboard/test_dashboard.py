@@ -298,6 +298,44 @@ def test_the_list_is_searched_narrowed_and_live(
     expect(page.locator(f"tr[data-task='{one}']")).to_contain_text("50%")
 
 
+def test_tasks_are_ranked_by_accuracies_and_scores_in_one_unit(
+    open_page: Open, executor: ScriptedExecutor, http: httpx.Client, body: dict[str, Any], tmp_path: Path
+) -> None:
+    """A loss or the memory of a GPU may be a larger number than an accuracy, and says nothing of how good a task is."""
+    lines = {
+        "built-in": ["Validation Loss: 0.9, Validation Accuracy: 40%", "New best model saved (acc: 62.50%)"],
+        "memory": ["gpu_memory: 3000.5"],
+        "loss": ["Epoch 1/1 - loss: 2270.5"],
+        "fraction": ["Epoch 1/1 - val_accuracy: 0.9000"],
+        "percent": ["Epoch 1/1 - val_accuracy: 14.52%"],
+        "score": ["Epoch 1/1 - macro_f1: 0.5000"],
+    }
+    executor.script = lambda run, logger, stop: printing(*lines[run.task_id])(run, logger, stop)
+    (tmp_path / "old.log").touch()
+    for task_id in lines:
+        if task_id == "built-in":
+            start(http, body, task_id=task_id)
+        else:
+            log = {"path": str(tmp_path / "old.log"), "task_id": task_id}
+            assert http.post(f"{TRAINING}/import", json=log).status_code == 200
+        wait_for_end(http, task_id)
+    page = open_page()
+    metric = {task_id: page.locator(f"tr[data-task='{task_id}'] td:nth-child(6)") for task_id in lines}
+    expect(page.locator("table.tasks th").nth(5)).to_have_text("Metric")
+    expect(metric["built-in"]).to_have_text("best_acc 62.5%")
+    expect(metric["fraction"]).to_have_text("val_acc 90%")
+    expect(metric["score"]).to_have_text("macro_f1 0.5")
+    expect(metric["loss"]).to_contain_text("2,270.5")
+    page.get_by_label("Sort").select_option(label="accuracy or score, highest first")
+    order = "[...document.querySelectorAll('tr[data-task]')].map((row) => row.dataset.task)"
+    page.wait_for_function(f"{order}[0] === 'fraction'")
+    ranked = page.evaluate(order)
+    assert ranked[:4] == ["fraction", "built-in", "score", "percent"]
+    assert set(ranked[4:]) == {"loss", "memory"}
+    page.goto(page.url.split("#")[0] + "#/task/fraction")
+    expect(page.locator(".tiles")).to_contain_text("val_acc90%")
+
+
 def test_language_and_theme_are_kept(
     open_page: Open, dictation: Dictation, http: httpx.Client, body: dict[str, Any]
 ) -> None:

@@ -2,7 +2,7 @@
 
 import { chartSettings, Curves } from "../curves.js";
 import { h } from "../dom.js";
-import { bestMetric, bytes, duration, number, secondsLeft, time } from "../format.js";
+import { bytes, duration, headline, number, secondsLeft, time } from "../format.js";
 import { t } from "../i18n.js";
 import { isFinal } from "../state.js";
 import { evaluationCard } from "./evaluation.js";
@@ -158,14 +158,14 @@ function header(task, { api, note, go }, again) {
 }
 
 function summary(task) {
-  const [metric, value] = bestMetric(task);
+  const metric = headline(task);
   const tile = (label, ...content) => h("div", { class: "tile" }, h("span", { class: "faint" }, label), h("b", {}, ...content));
   const epoch = task.total_epochs ? `${number(task.current_epoch ?? 0)} / ${task.total_epochs}` : number(task.current_epoch);
   return [
     tile(t("progress"), `${task.progress}% `, bar(task.progress)),
     tile(t("epoch"), epoch),
-    metric ? tile(metric, number(value)) : null,
-    task.latest_metrics.val_loss !== undefined ? tile("val_loss", number(task.latest_metrics.val_loss)) : null,
+    metric ? tile(metric.name, metric.text) : null,
+    task.latest_metrics.val_loss !== undefined && metric?.name !== "val_loss" ? tile("val_loss", number(task.latest_metrics.val_loss)) : null,
     tile(t("left"), duration(secondsLeft(task))),
     tile(t("device"), task.device),
   ].filter(Boolean);

@@ -1,16 +1,18 @@
 // All tasks: find, sort, watch, choose for a comparison.
 
 import { eachFrame, h } from "../dom.js";
-import { bestMetric, duration, number, secondsLeft, time } from "../format.js";
+import { duration, headline, number, secondsLeft, time } from "../format.js";
 import { t } from "../i18n.js";
 import { badge, bar, cell, choice, field, heads, nameOf } from "./parts.js";
 
 const STATUSES = ["pending", "queued", "running", "stopping", "completed", "failed", "cancelled"];
+/** Tasks without an accuracy or another score come last, in whatever order they were. */
+const rank = (task) => headline(task)?.percent ?? -Infinity;
 const SORTS = {
   newest: (one, other) => other.created_at.localeCompare(one.created_at),
   oldest: (one, other) => one.created_at.localeCompare(other.created_at),
   byProgress: (one, other) => other.progress - one.progress,
-  byBest: (one, other) => (bestMetric(other)[1] ?? -Infinity) - (bestMetric(one)[1] ?? -Infinity),
+  byScore: (one, other) => rank(other) - rank(one) || 0,
   byName: (one, other) => nameOf(one).localeCompare(nameOf(other)),
 };
 
@@ -55,7 +57,7 @@ export function tasksView(place, { state, signal, go }) {
       h(
         "table",
         { class: "tasks" },
-        heads("", t("name"), t("status"), t("progress"), t("epoch"), t("best"), t("left"), t("device"), t("updated")),
+        heads("", t("name"), t("status"), t("progress"), t("epoch"), t("metric"), t("left"), t("device"), t("updated")),
         body,
       ),
     ),
@@ -76,7 +78,7 @@ export function tasksView(place, { state, signal, go }) {
   function row(task) {
     const known = rows.get(task.task_id);
     if (known?.task === task) return known.node;
-    const [metric, value] = bestMetric(task);
+    const metric = headline(task);
     const name = nameOf(task);
     const epoch = task.total_epochs ? `${number(task.current_epoch ?? 0)}/${task.total_epochs}` : (task.current_epoch ?? "");
     const node = h(
@@ -96,7 +98,7 @@ export function tasksView(place, { state, signal, go }) {
       h("td", {}, badge(task.status)),
       h("td", { class: "wide" }, bar(task.progress), h("span", { class: "number" }, ` ${task.progress}%`)),
       cell(epoch, { class: "number" }),
-      h("td", {}, metric ? h("span", { class: "faint" }, `${metric} `) : "", metric ? h("b", {}, number(value)) : ""),
+      h("td", {}, metric ? [h("span", { class: "faint" }, `${metric.name} `), h("b", {}, metric.text)] : ""),
       cell(duration(secondsLeft(task)), { class: "number" }),
       cell(task.device),
       cell(time(task.updated_at), { class: "faint" }),

@@ -41,6 +41,18 @@ def test_sorted_by_a_metric_the_best_is_first(trainctl: Run) -> None:
     assert ids(trainctl("list", "--json", "--sort", "train_acc", "--reverse"))[0] == "short"
 
 
+def test_sorted_by_a_metric_that_no_task_has(trainctl: Run) -> None:
+    """A name that is spelled wrong must not look like an order; a known metric may be still to come."""
+    result = trainctl("list", "--sort", "train_ac", "--json")
+    assert (result.status, result.output) == (2, "")
+    assert "--sort train_ac: none of these tasks has such a metric. They have epoch, total_epochs, train_acc" in (
+        result.error
+    )
+    assert ids(trainctl("list", "--json", "--sort", "mAP")) == ["broken-too", "broken", "longer", "short"]
+    nothing = trainctl("list", "--active", "--sort", "train_ac")
+    assert (nothing.status, nothing.error) == (0, "")
+
+
 def test_columns_of_chinese_names_stand_below_each_other(trainctl: Run) -> None:
     head, *rows = trainctl("list", "--metrics", "train_acc").output.splitlines()
     (chinese,) = [row for row in rows if "训练一" in row]
@@ -63,6 +75,17 @@ def test_a_name_that_two_tasks_have_means_none(trainctl: Run) -> None:
     assert "broken-too, broken" in result.error
     unknown = trainctl("status", "nobody")
     assert (unknown.status, unknown.error) == (3, "There is no task 'nobody'; 'trainctl list' shows all tasks.\n")
+
+
+def test_too_few_characters_of_an_id_are_told_to_be_too_few(trainctl: Run) -> None:
+    result = trainctl("status", "lon")
+    assert (result.status, result.output) == (3, "")
+    assert result.error == (
+        "There is no task 'lon'; of the beginning of an id at least 4 characters are needed. "
+        "'trainctl list' shows all tasks.\n"
+    )
+    assert trainctl("status", "xyz").error == "There is no task 'xyz'; 'trainctl list' shows all tasks.\n"
+    assert "at least 4 characters" in trainctl("--help").output
 
 
 def test_compare_marks_the_best(trainctl: Run) -> None:

@@ -90,6 +90,33 @@ def test_export_for_tensorboard_makes_the_folder_that_it_wants(
     assert (tmp_path / written["file"]).stat().st_size > 0
 
 
+@pytest.mark.parametrize(
+    ("output", "file"),
+    [
+        ("runs/tb", "runs/tb/events.out.tfevents.done"),
+        ("there", "there/events.out.tfevents.done"),
+        ("tfevents-there", "tfevents-there/events.out.tfevents.done"),
+        ("events.out.tfevents.mine", "events.out.tfevents.mine"),
+    ],
+)
+def test_what_is_exported_for_tensorboard_is_where_tensorboard_looks(
+    trainctl: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, file: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("there", "tfevents-there"):
+        Path(folder).mkdir()
+    assert trainctl("export", "done", "--format", "tensorboard", "--output", output).lines == [file]
+    assert Path(file).stat().st_size > 0
+
+
+def test_a_file_in_the_way_of_the_folder_for_tensorboard_is_left(trainctl: Run, tmp_path: Path) -> None:
+    file = tmp_path / "tb"
+    file.write_text("mine", "utf-8")
+    result = trainctl("export", "done", "--format", "tensorboard", "--output", str(file))
+    assert (result.status, result.output, file.read_text("utf-8")) == (2, "", "mine")
+    assert str(file) in result.error
+
+
 def test_export_to_a_place_that_is_not_there(trainctl: Run) -> None:
     result = trainctl("export", "done", "-o", "/nowhere/file.csv")
     assert (result.status, result.output) == (2, "")

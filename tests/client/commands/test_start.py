@@ -40,6 +40,34 @@ def test_options_win_over_a_file(trainctl: Run, client: TrainingClient, trainer:
     assert client.request("by-option").request["priority"] == 3
 
 
+def test_relative_paths_in_a_file_are_of_this_folder_as_those_of_options_are(
+    trainctl: Run, client: TrainingClient, trainer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trainer.parent.parent)
+    body = {"command": [sys.executable, trainer.name, "1", "0", "0"], "device": "cpu"}
+    in_file = {**body, "task_id": "relative", "working_dir": trainer.parent.name}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(in_file)))
+    assert trainctl("start", "--file", "-").status == 0
+    assert client.request("relative").request["working_dir"] == str(trainer.parent)
+    assert client.wait("relative").status == "completed"
+
+    monkeypatch.chdir(trainer.parent)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**body, "task_id": "without"})))
+    assert trainctl("start", "--file", "-").status == 0
+    assert client.request("without").request["working_dir"] == str(trainer.parent)
+
+
+@pytest.mark.parametrize("value", [7, ["data"], None])
+def test_what_is_no_path_in_a_file_is_refused_by_the_service(
+    trainctl: Run, monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
+    body = {"command": ["true"], "device": "cpu", "working_dir": value}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(body)))
+    result = trainctl("start", "--file", "-")
+    assert (result.status, result.output) == (2, "")
+    assert "working_dir" in result.error
+
+
 def test_a_request_from_standard_input(trainctl: Run, trainer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = {"command": [sys.executable, trainer.name, "1", "0", "0"], "working_dir": str(trainer.parent)}
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**body, "device": "cpu", "task_id": "piped"})))
