@@ -85,7 +85,7 @@ def test_a_window_is_open_at_both_ends(live: BaseService, history: MetricHistory
     assert values(read(live, history, Window(after=5))) == []
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_long_one_keeps_its_extremes_its_ends_and_its_gaps(
     base: BaseService, history: MetricHistory, data: st.DataObject
