@@ -136,7 +136,7 @@ class TrainingService(Lifecycle):
             *device_problem,
             *self._executors.problems(request),
             *find_problems(request, self._paths),
-            *save_path_problems(request, self._runs_dir),
+            *save_path_problems(request, self._paths, self._runs_dir),
         ]
         if problems:
             raise InvalidRequest.from_problems(problems)

@@ -193,6 +193,17 @@ def save_path_is_a_file(body: Body, tmp_path: Path) -> None:
     body["save_path"] = str(tmp_path / "file")
 
 
+def save_path_is_a_loop(body: Body, tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    body["save_path"] = str(tmp_path / "one" / "runs")
+
+
+def save_path_leads_nowhere(body: Body, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    body["save_path"] = str(tmp_path / "link" / "deeper")
+
+
 FAULTS: dict[str, tuple[Change, str, str]] = {
     "unknown network": (put(model="resnet_18"), "model", "unknown_network"),
     "network unlike any": (put(model="完全不同"), "model", "unknown_network"),
@@ -227,6 +238,13 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "save_path is a file": (save_path_is_a_file, "save_path", "save_path_unwritable"),
     "save_path in /proc": (put(save_path="/proc/runs"), "save_path", "save_path_unwritable"),
     "save_path in /sys": (put(save_path="/sys/runs"), "save_path", "save_path_unwritable"),
+    "save_path is a loop of links": (save_path_is_a_loop, "save_path", "save_path_unwritable"),
+    "save_path below a link to nowhere": (save_path_leads_nowhere, "save_path", "save_path_unwritable"),
+    "save_path with a long name below a new folder": (
+        put(save_path="/tmp/no-such-folder/" + "x" * 300),
+        "save_path",
+        "save_path_unwritable",
+    ),
     "save_path too long": (put(save_path="/" + "x" * 300), "save_path", "save_path_unwritable"),
     "no such GPU": (put(device="cuda:999"), "device", "device_not_found"),
     "no such GPUs": (put(device="cuda:98,99"), "device", "device_not_found"),
@@ -276,6 +294,8 @@ def test_a_fault_is_answered_with_its_field_and_code(
     assert error["errors"][0].keys() == {"field", "code", "message"}
     assert error["errors"][0]["message"] in error["detail"]
     assert not (tmp_path / "runs").exists(), "a refused request leaves nothing behind"
+    checked = http.post("/api/v2/training/check", json=body)
+    assert (checked.status_code, checked.json()) == (422, error), "check says what start says"
 
 
 def test_a_number_too_large_for_a_float_is_answered_as_such(http: httpx.Client, body: Body) -> None:
