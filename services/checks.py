@@ -13,6 +13,7 @@ from services.devices import ANY_GPU, CPU, FILE, RAY, Gpu, any_gpus, is_gpu, par
 from services.errors import CommandsDisabled
 from services.parsing import check_reading
 from services.paths import PathPolicy, find_unwritable, is_on_disk
+from services.weight_file import weight_problems
 from trainer.preflight import check
 
 RESERVED_TASK_IDS = frozenset({"start", "events", "compare", "import", "parsing", "models"})
@@ -47,7 +48,13 @@ def find_problems(request: AnyRequest, paths: PathPolicy) -> list[FieldProblem]:
         return [*problems, *_placement_problems(request), *_command_problems(request)]
     if isinstance(request, ImportRequest):
         return [*problems, *_file_problems(request.path)]
-    return [*problems, *_placement_problems(request), *_worker_problems(request), *check(request, paths.roots)]
+    return [
+        *problems,
+        *_placement_problems(request),
+        *_worker_problems(request),
+        *check(request, paths.roots),
+        *weight_problems(request, paths.roots),
+    ]
 
 
 def _placement_problems(request: TrainingRequest | CommandRequest) -> Iterator[FieldProblem]:

@@ -193,6 +193,11 @@ def save_path_is_a_file(body: Body, tmp_path: Path) -> None:
     body["save_path"] = str(tmp_path / "file")
 
 
+def weights_are_text(body: Body, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_text("no weights")
+    body["weight_path"] = str(tmp_path / "weights.pt")
+
+
 def save_path_is_a_loop(body: Body, tmp_path: Path) -> None:
     (tmp_path / "one").symlink_to(tmp_path / "two")
     (tmp_path / "two").symlink_to(tmp_path / "one")
@@ -221,6 +226,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "train_path is missing": (missing_folder("train_path"), "train_path", "path_not_found"),
     "val_path is missing": (missing_folder("val_path"), "val_path", "path_not_found"),
     "weight_path is missing": (missing_folder("weight_path"), "weight_path", "path_not_found"),
+    "weight_path has no weights": (weights_are_text, "weight_path", "bad_weights"),
     "train_path is empty": (empty_folder, "train_path", "no_classes"),
     "val_path is a file": (file_for_a_folder, "val_path", "not_a_folder"),
     "a class is empty": (class_without_images, "train_path", "empty_class"),
