@@ -439,6 +439,16 @@ def test_another_content_type_is_refused(http: httpx.Client, body: Body, content
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert [error["field"] for error in answer.json()["errors"]] == ["body"]
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/api/v2/training/import", "/api/v2/resources", "/api/v2/parsing/try"])
+def test_a_body_without_a_content_type_is_told_how_to_send_it(http: httpx.Client, path: str) -> None:
+    answer = http.post(path, content=b"{}")
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "Content-Type: application/json" in answer.json()["detail"]
+    assert "Content-Type" not in http.post(path, content=b"[]", headers=JSON).json()["detail"]
 
 
 def test_json_with_a_charset_is_json(http: httpx.Client, body: Body) -> None:
