@@ -282,6 +282,10 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "learning rate of zero": (put(learning_rate=0), "learning_rate", "greater_than"),
     "priority 11": (put(priority=11), "priority", "less_than_equal"),
     "list for a text": (put(model=["resnet18"]), "model", "string_type"),
+    "true for a number": (put(num_epochs=True), "num_epochs", "int_type"),
+    "true for a rate": (put(learning_rate=True), "learning_rate", "float_type"),
+    "false for a number that may be auto": (put(batch_size=False), "batch_size", "int_type"),
+    "false for a number that may be left out": (put(max_runtime_s=False), "max_runtime_s", "float_type"),
     "null for a number": (put(num_classes=None), "num_classes", "int_type"),
 }
 
