@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from models.schemas import AnyRequest, CommandRequest, ImportRequest, LogReading, Stage, TaskStatus, TrainingRequest
 from services.devices import CPU
 from services.executors.choice import Name
-from services.log_entry import clean_text
 from services.state_machine import ACCEPTED, Transition
 from services.task_state import IMPORT, TRAINING, TaskState
+from services.unknown_fields import unknown_fields
 from services.wording import problem_in_words
 
 _PATHS: Final = ("train_path", "val_path", "save_path", "weight_path", "working_dir", "path")
@@ -62,11 +62,6 @@ def new_task(
         warnings=warnings,
         history=(Transition(TaskStatus.PENDING, ACCEPTED, moment),),
     )
-
-
-def unknown_fields(request: AnyRequest) -> tuple[str, ...]:
-    """What to tell of fields that nobody knows: a misspelt one would be missed otherwise."""
-    return tuple(f"Unknown field {clean_text(name)!r} was ignored." for name in sorted(request.model_extra or ()))
 
 
 def doubts(request: AnyRequest, device: str) -> list[str]:

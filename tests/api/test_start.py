@@ -548,7 +548,10 @@ def test_check_says_what_start_would_and_starts_nothing(http: httpx.Client, body
     assert good.status_code == 200
     assert good.json() == {
         "device": "cpu",
-        "warnings": ["Unknown field 'lerning_rate' was ignored.", "No CUDA GPU on this machine: training on the CPU."],
+        "warnings": [
+            "Unknown field 'lerning_rate' was ignored. Did you mean 'learning_rate'?",
+            "No CUDA GPU on this machine: training on the CPU.",
+        ],
     }
     assert checked.status_code == started.status_code == 422
     assert checked.json()["errors"] == started.json()["errors"]
