@@ -66,6 +66,11 @@ class Stage(StrEnum):
     COMPLETED = "completed"
 
 
+Level = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+    BeforeValidator(lambda level: level.upper() if isinstance(level, str) else level),
+]
+"""Of a log line, in small or capital letters."""
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """A task id of the client's own. Safe as a folder name and as one URL segment."""
 

@@ -19,6 +19,7 @@ from models.schemas import (
     CheckResponse,
     DetailedLogEntry,
     ImportRequest,
+    Level,
     LogPage,
     LogReading,
     PriorityChange,
@@ -309,7 +310,7 @@ def get_log_history(
     after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="number of the last line already seen")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     level: Annotated[
-        str | None, Query(max_length=16, pattern=NO_NUL, description="only lines of this level, e.g. WARNING")
+        Level | None, Query(description="only lines of this level, e.g. WARNING, in small or capital letters")
     ] = None,
     stage: Annotated[Stage | None, Query(description="only lines of this stage")] = None,
     contains: Annotated[
