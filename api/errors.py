@@ -39,9 +39,10 @@ def error_response(
 
 
 def documented(*status_codes: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route for the errors it can answer."""
+    """The `responses` of a route for the errors it can answer; 413 every one can, to whatever says how long it is."""
     responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase} for status in status_codes
+        status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase}
+        for status in sorted({*status_codes, 413})
     }
     if 429 in responses:
         seconds = {"description": "seconds after which to try again", "schema": {"type": "integer"}}
