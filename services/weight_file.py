@@ -24,8 +24,12 @@ _ARCHIVE = b"PK\x03\x04"
 _OLDER = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """How they began before: a pickle, in the one protocol that torch reads safely, of torch's magic number."""
 _CONTENT, _SCRIPT = "/data.pkl", "/constants.pkl"
-_MOST = 4_000_000
-"""Bytes of a directory, or of a pickle without its tensors, that are looked at; a large network's are 200,000."""
+_MOST_DIRECTORY = 8_000_000
+"""Bytes that say what is in an archive; those of a large network with its optimizer are ten times fewer."""
+_MOST_PICKLE = 1_000_000
+"""Bytes of a pickle, without its tensors, that are searched; half of it would be much for a large network."""
+_REQUEST = b"X\x07\x00\x00\x00request"
+"""The key, as torch writes a text for the first time."""
 _BROKEN = (OSError, EOFError, RuntimeError, ValueError, KeyError, BadZipFile, zlib.error)
 """What `zipfile` and `pickletools` raise for content that is none."""
 
@@ -68,7 +72,7 @@ def _look_into(file: BinaryIO) -> tuple[bool, str | None]:
             contents = [entry for entry in archive.infolist() if entry.filename.endswith(_CONTENT)]
             if not contents or any(name.endswith(_SCRIPT) for name in archive.namelist()):
                 return False, None
-            return True, _network_of(archive.read(contents[0])) if contents[0].file_size <= _MOST else None
+            return True, _network_of(archive.read(contents[0])) if contents[0].file_size <= _MOST_PICKLE else None
     except _BROKEN:
         return False, None
 
@@ -80,15 +84,21 @@ class _Sparing(BufferedReader):
         super().__init__(open(descriptor, "rb", buffering=0, closefd=False))  # noqa: SIM115 - closed with this one
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _MOST:
+        if size is not None and size > _MOST_DIRECTORY:
             raise BadZipFile("its directory is too large")
         return super().read(size)
 
 
 def _network_of(pickled: bytes) -> str | None:
-    """`model` of the `request` in a checkpoint. The pickle is read as a list of operations; none is carried out."""
+    """`model` of the `request` in a checkpoint. The pickle is read as a list of operations; none is carried out.
+
+    It is read from there on only: reading the weights before it takes half a second where they are many.
+    """
+    begin = pickled.find(_REQUEST)
+    if begin < 0:
+        return None
     is_request = False
-    for (_, key), (name, value) in pairwise(_operations(pickled)):
+    for (_, key), (name, value) in pairwise(_operations(pickled[begin:])):
         if key == "request" and name == "EMPTY_DICT":
             is_request = True
         elif is_request and key == "model" and isinstance(value, str) and find_network(value):

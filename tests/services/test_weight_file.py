@@ -29,7 +29,7 @@ def problems(body: dict[str, Any], weights: Path, **changes: Any) -> list[FieldP
 def save_best(path: Path, body: dict[str, Any], **changes: Any) -> None:
     request = TrainingRequest(**(body | changes))
     network = bare_network(request.model, request.num_classes, request.image_size)
-    save_checkpoint(path, network, classes=["model", "request", "b"], request=request, epoch=1, metrics={})
+    save_checkpoint(path, network, classes=["request", "model", "b"], request=request, epoch=1, metrics={})
 
 
 def save_older(path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_directory_that_would_fill_the_memory_is_not_read(
         for number in range(100):
             archive.writestr(f"net/data/{number}", b"")
     assert problems(body, tmp_path / "weights") == []
-    monkeypatch.setattr(weight_file, "_MOST", 4_000)
+    monkeypatch.setattr(weight_file, "_MOST_DIRECTORY", 4_000)
     assert [problem.code for problem in problems(body, tmp_path / "weights")] == ["bad_weights"]
 
 
