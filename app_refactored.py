@@ -24,7 +24,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from api import docs, errors
+from api import docs, errors, openapi
 from api.connections import MOST_CONNECTIONS, bounded_protocol, raise_file_limit
 from api.console import log_config
 from api.observing import Observing, RequestCounts
@@ -129,6 +129,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     app.state.end = partial(os.kill, os.getpid(), signal.SIGTERM)
     errors.install(app)
     app.state.tokens = tokens = Tokens([token.get_secret_value() for token in configured.api_tokens])
+    openapi.name_scheme(app, tokens)
     counts = RequestCounts()
     app.add_middleware(Observing, counts=counts)
     app.add_middleware(ReplicaGuard, state=app.state, on_refusal=counts.refused)

@@ -16,6 +16,7 @@ from starlette.routing import Match
 from api.console import visible
 from models.schemas import START_TAGS, ErrorResponse, FieldProblem, wire
 from services.errors import ServiceError, StorageUnavailable
+from services.wording import problem_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,10 @@ def error_response(
 
 
 def documented(*status_codes: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route for the errors it can answer."""
+    """The `responses` of a route for the errors it can answer; 413 every one can, to whatever says how long it is."""
     responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase} for status in status_codes
+        status: {"model": ErrorResponse, "description": HTTPStatus(status).phrase}
+        for status in sorted({*status_codes, 413})
     }
     if 429 in responses:
         seconds = {"description": "seconds after which to try again", "schema": {"type": "integer"}}
@@ -61,7 +63,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [_field_problem(each) for each in error.errors()]
+        problems = [_field_problem(each, error.body) for each in error.errors()]
         detail = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
         return error_response(422, detail, "invalid_request", problems)
 
@@ -99,10 +101,9 @@ def _allowed_methods(request: Request) -> list[str]:
     ]
 
 
-def _field_problem(error: dict[str, Any]) -> FieldProblem:
+def _field_problem(error: dict[str, Any], body: Any) -> FieldProblem:
     place, *inside = error["loc"]
     if place == "body" and inside and inside[0] in START_TAGS:
         inside = inside[1:]
-    location = [str(part) for part in inside]
-    # A value that failed may be anything, so it is described by pydantic's message and never repeated.
-    return FieldProblem(field=".".join(location) or "body", code=error["type"], message=error["msg"])
+    # FastAPI leaves a body alone that is no JSON by its Content-Type
+    return problem_in_words(error, inside, is_json=place != "body" or not isinstance(body, bytes))

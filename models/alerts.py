@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from models.schemas import TaskStatus
+from models.schemas import NoBoolean, RequestBody, TaskStatus
 
 RuleKind = Literal["status", "threshold", "not_finite", "no_improvement", "silence", "pattern"]
 Operator = Literal[">", ">=", "<", "<="]
@@ -23,7 +23,7 @@ _NEEDS = {
 }
 
 
-class RuleRequest(BaseModel):
+class RuleRequest(RequestBody):
     """What to look for, where, and whom to tell. Which fields are needed depends on `kind`."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -32,7 +32,9 @@ class RuleRequest(BaseModel):
     task_id: str | None = Field(default=None, max_length=64, description="one task; else all")
     kind: RuleKind
     enabled: bool = True
-    channels: list[int] = Field(default_factory=list, max_length=20, description="ids of channels to tell")
+    channels: list[Annotated[int, NoBoolean]] = Field(
+        default_factory=list, max_length=20, description="ids of channels to tell"
+    )
     action: Literal["stop"] | None = Field(default=None, description="stop: end the task as well")
     condition: str | None = Field(
         default=None, max_length=300, description="a threshold as text: val_loss > 2 for 3 epochs"

@@ -8,14 +8,16 @@ training is answered with exactly the documented keys.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -23,12 +25,14 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
+    field_validator,
     model_validator,
 )
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError
 
 from models.presets import with_preset
 
@@ -62,6 +66,11 @@ class Stage(StrEnum):
     COMPLETED = "completed"
 
 
+Level = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+    BeforeValidator(lambda level: level.upper() if isinstance(level, str) else level),
+]
+"""Of a log line, in small or capital letters."""
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """A task id of the client's own. Safe as a folder name and as one URL segment."""
 
@@ -89,6 +98,38 @@ MetricName = Annotated[str, StringConstraints(pattern=r"^\w[\w./@-]{0,63}$")]
 """No comma: `?metrics=` separates names by it."""
 
 
+def _no_boolean(value: Any, code: Literal["int_type", "float_type"] = "int_type") -> Any:
+    """Python takes true for 1, so a switch in the place of a number would be one epoch, or a learning rate of 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError(code, "must be a number, not true or false")
+    return value
+
+
+NoBoolean = BeforeValidator(lambda value: _no_boolean(value))
+"""For the numbers inside of a list or an object; those that are fields `RequestBody` looks after."""
+
+
+class RequestBody(BaseModel):
+    """What every body of a request keeps to: true and false are no numbers."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, bool):
+            return value
+        kinds = set(_kinds_in(cls.model_fields[info.field_name or ""].annotation))
+        if bool in kinds or not kinds & {int, float}:
+            return value
+        return _no_boolean(value, "float_type" if float in kinds else "int_type")
+
+
+def _kinds_in(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is put together from."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _kinds_in(part)
+
+
 class MetricDefinition(BaseModel):
     """A metric of the user's own, found in the log by an RE2 pattern.
 
@@ -104,7 +145,7 @@ class MetricDefinition(BaseModel):
     )
 
 
-class LogReading(BaseModel):
+class LogReading(RequestBody):
     """How a log is read: the user's own patterns first, then the formats that the service knows."""
 
     model_config = ConfigDict(extra="forbid")  # of a reading alone: without a pattern that was misspelt, it is another
@@ -163,9 +204,9 @@ class PlacedRequest(TaskRequest):
     )
 
 
-def _auto_or(number: Any) -> WrapValidator:
-    """A number that is wrong is told as one, and not also as a word that it is not."""
-    alone = TypeAdapter[Any](number)
+def _auto_or(other: Any) -> WrapValidator:
+    """What is wrong is told once: in `a | Literal["auto"]` each alternative has an error of its own."""
+    alone = TypeAdapter[Any](other)
 
     def validated(value: Any, _both: ValidatorFunctionWrapHandler) -> Any:
         if isinstance(value, str) and value == "auto":
@@ -173,8 +214,9 @@ def _auto_or(number: Any) -> WrapValidator:
         try:
             return alone.validate_python(value)
         except ValidationError as error:
-            first: Any = error.errors(include_url=False)[0]
-            raise PydanticKnownError(first["type"], first.get("ctx")) from None
+            first = error.errors(include_url=False)[0]
+            told = {"told": first["msg"]}
+            raise PydanticCustomError(first["type"], '{told}; or write "auto"', told) from None
 
     return WrapValidator(validated)
 
@@ -232,7 +274,7 @@ class TrainingRequest(PlacedRequest):
     image_size: int = Field(default=224, ge=8, le=4096, description="side of the square network input, in pixels")
     shuffle: bool = Field(default=True, description="visit training images in a new order every epoch")
     weight_path: FreeText = Field(default="", description="state dict or checkpoint to start from")
-    pretrained: bool | Literal["auto"] = Field(
+    pretrained: Annotated[bool | Literal["auto"], _auto_or(bool)] = Field(
         default="auto", description="ImageNet weights: auto (if to be had within seconds), true (or fail), false"
     )
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
@@ -620,7 +662,7 @@ def wire(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(mode="json", exclude_unset=True)
 
 
-class PriorityChange(BaseModel):
+class PriorityChange(RequestBody):
     """Body of `PATCH /api/v2/training/{task_id}`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -632,12 +674,12 @@ MAX_LIMIT = 256
 """Tasks at a time on one device. Each has a thread of the service, whatever it runs in."""
 
 
-class LimitsChange(BaseModel):
+class LimitsChange(RequestBody):
     """Body of `POST /api/v2/resources`."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"limits": {"cpu": 2, "cuda:0": 0}}]})
 
-    limits: dict[str, Annotated[int, Field(ge=0, le=MAX_LIMIT)] | None] = Field(
+    limits: dict[str, Annotated[int, Field(ge=0, le=MAX_LIMIT), NoBoolean] | None] = Field(
         max_length=1000,
         description="tasks at a time on each device; 0 starts nothing more there, null returns to the setting",
     )

@@ -12,7 +12,8 @@ from models.schemas import AnyRequest, CommandRequest, FieldProblem, ImportReque
 from services.devices import ANY_GPU, CPU, FILE, RAY, Gpu, any_gpus, is_gpu, parts_of
 from services.errors import CommandsDisabled
 from services.parsing import check_reading
-from services.paths import PathPolicy, is_on_disk
+from services.paths import PathPolicy, find_unwritable, is_on_disk
+from services.weight_file import weight_problems
 from trainer.preflight import check
 
 RESERVED_TASK_IDS = frozenset({"start", "events", "compare", "import", "parsing", "models"})
@@ -47,7 +48,13 @@ def find_problems(request: AnyRequest, paths: PathPolicy) -> list[FieldProblem]:
         return [*problems, *_placement_problems(request), *_command_problems(request)]
     if isinstance(request, ImportRequest):
         return [*problems, *_file_problems(request.path)]
-    return [*problems, *_placement_problems(request), *_worker_problems(request), *check(request, paths.roots)]
+    return [
+        *problems,
+        *_placement_problems(request),
+        *_worker_problems(request),
+        *check(request, paths.roots),
+        *weight_problems(request, paths.roots),
+    ]
 
 
 def _placement_problems(request: TrainingRequest | CommandRequest) -> Iterator[FieldProblem]:
@@ -79,11 +86,16 @@ def _worker_problems(request: TrainingRequest) -> Iterator[FieldProblem]:
         yield FieldProblem(field="batch_size", code="batch_size_unsupported", message=message)
 
 
-def save_path_problems(request: AnyRequest, runs_dir: Path) -> list[FieldProblem]:
-    """The service removes its own folder of a task with the task: nobody else's files may be in there."""
-    if not isinstance(request, TrainingRequest) or not Path(request.save_path).resolve().is_relative_to(
-        runs_dir.resolve()
-    ):
+def save_path_problems(request: AnyRequest, paths: PathPolicy, runs_dir: Path) -> list[FieldProblem]:
+    """Whether a run can get a folder there, as far as that shows without making it.
+
+    The service removes its own folder of a task with the task: nobody else's files may be in there.
+    """
+    if not isinstance(request, TrainingRequest):
+        return []
+    if problems := find_unwritable(request.save_path, paths.save_roots):
+        return problems
+    if not Path(request.save_path).resolve().is_relative_to(runs_dir.resolve()):
         return []
     message = f"{request.save_path!r} is kept for files of the service itself; choose another folder"
     return [FieldProblem(field="save_path", code="save_path_unwritable", message=message)]

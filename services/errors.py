@@ -36,6 +36,14 @@ class TaskNotFound(ServiceError, KeyError):
         super().__init__(f"There is no task {task_id!r}. GET /api/v2/training lists all tasks.")
 
 
+class AttemptNotFound(ServiceError, KeyError):
+    status_code = 404
+    code = "attempt_not_found"
+
+    def __init__(self, task_id: str, attempt: int, last: int) -> None:
+        super().__init__(f"Task {task_id!r} has had no run {attempt}: its last is {last}.")
+
+
 class ArtifactNotFound(ServiceError, KeyError):
     status_code = 404
     code = "artifact_not_found"
@@ -79,6 +87,11 @@ class InvalidRequest(ServiceError, ValueError):
         detail = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
         codes = {problem.code for problem in problems}
         return cls(detail, code=codes.pop() if len(codes) == 1 else None, errors=problems)
+
+    @classmethod
+    def of_field(cls, field: str, message: str) -> InvalidRequest:
+        """Of a value that has the right form, and still is none."""
+        return cls.from_problems([FieldProblem(field=field, code=cls.code, message=message)])
 
 
 class PathForbidden(ServiceError, PermissionError):

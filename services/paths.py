@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -65,9 +66,49 @@ def _resolve_below(field: str, path: str, roots: Sequence[Path], setting: str) -
 
 def is_on_disk(found: os.stat_result) -> bool:
     """Whether it is a regular file, and not one of the kernel's: those have no size, and hold the service's secrets."""
-    return stat.S_ISREG(found.st_mode) and not any(
-        found.st_dev == Path(place).stat().st_dev for place in _OF_THE_KERNEL if Path(place).is_mount()
-    )
+    return stat.S_ISREG(found.st_mode) and not _is_of_the_kernel(found)
+
+
+def _is_of_the_kernel(found: os.stat_result) -> bool:
+    return any(found.st_dev == Path(place).stat().st_dev for place in _OF_THE_KERNEL if Path(place).is_mount())
+
+
+def find_unwritable(save_path: str, roots: Sequence[Path] = ()) -> list[FieldProblem]:
+    """Why `claim_output_dir` could make no folder there, as far as that shows without making one; empty is good.
+
+    Raises:
+        PathForbidden: it leads out of the roots.
+    """
+    place = Path(save_path).absolute()
+    if roots:
+        root, below = _resolve_below("save_path", save_path, roots, "SAVE_ROOTS")
+        place = root / below
+    try:
+        _refuse_unwritable(place)
+    except OSError as error:
+        return [_unwritable(place, error)]
+    return []
+
+
+def _refuse_unwritable(place: Path) -> None:
+    """Raises: OSError: the nearest folder that is there already takes no folder, or none of these names."""
+    for nearest in (place, *place.parents):
+        try:
+            found = nearest.stat()
+        except FileNotFoundError:
+            if nearest.is_symlink():
+                raise FileExistsError(errno.EEXIST, "a link that leads nowhere") from None
+            continue
+        break
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if os.statvfs(nearest).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    if _is_of_the_kernel(found) or not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    longest = os.pathconf(nearest, "PC_NAME_MAX")
+    if any(len(os.fsencode(name)) > longest for name in place.relative_to(nearest).parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
 
 def claim_output_dir(save_path: str, name: str | None, task_id: str, roots: Sequence[Path] = ()) -> Path:
@@ -97,7 +138,7 @@ def claim_output_dir(save_path: str, name: str | None, task_id: str, roots: Sequ
                     code="name_in_use",
                 )
     except OSError as error:
-        raise _unwritable(output_dir.parent, error) from error
+        raise InvalidRequest.from_problems([_unwritable(output_dir.parent, error)]) from error
     return output_dir
 
 
@@ -129,6 +170,6 @@ def _make_folder(name: str, parent: int) -> bool:
     return True
 
 
-def _unwritable(path: Path, error: OSError) -> InvalidRequest:
+def _unwritable(path: Path, error: OSError) -> FieldProblem:
     message = f"{str(path)!r} cannot be written to ({error.strerror}); choose a folder that the service may write"
-    return InvalidRequest.from_problems([FieldProblem(field="save_path", code="save_path_unwritable", message=message)])
+    return FieldProblem(field="save_path", code="save_path_unwritable", message=message)

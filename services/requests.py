@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from models.schemas import AnyRequest, CommandRequest, ImportRequest, LogReading, Stage, TaskStatus, TrainingRequest
 from services.devices import CPU
 from services.executors.choice import Name
-from services.log_entry import clean_text
 from services.state_machine import ACCEPTED, Transition
 from services.task_state import IMPORT, TRAINING, TaskState
+from services.unknown_fields import unknown_fields
+from services.wording import problem_in_words
 
 _PATHS: Final = ("train_path", "val_path", "save_path", "weight_path", "working_dir", "path")
 NO_GPU: Final = "No CUDA GPU on this machine: training on the CPU."
@@ -61,11 +62,6 @@ def new_task(
         warnings=warnings,
         history=(Transition(TaskStatus.PENDING, ACCEPTED, moment),),
     )
-
-
-def unknown_fields(request: AnyRequest) -> tuple[str, ...]:
-    """What to tell of fields that nobody knows: a misspelt one would be missed otherwise."""
-    return tuple(f"Unknown field {clean_text(name)!r} was ignored." for name in sorted(request.model_extra or ()))
 
 
 def doubts(request: AnyRequest, device: str) -> list[str]:
@@ -138,9 +134,8 @@ def without_secrets(state: TaskState) -> tuple[Literal["training", "command", "i
 
 def problems_in_words(error: ValidationError) -> str:
     """What is wrong, without the values, which may be secret."""
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors(include_input=False)
-    )
+    problems = [problem_in_words(each, each["loc"]) for each in error.errors(include_input=False)]
+    return "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
 
 
 def _kind_of(state: TaskState) -> type[AnyRequest]:

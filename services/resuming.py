@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from models.schemas import AnyRequest, FieldProblem, TaskStatus, TrainingRequest
+from models.schemas import AnyRequest, CommandRequest, FieldProblem, TaskStatus, TrainingRequest
 from services.checks import check_allowed, find_problems, resolve_device
 from services.devices import Gpu
 from services.errors import InvalidRequest, TaskConflict
 from services.paths import PathPolicy
-from services.requests import from_stored, problems_in_words
+from services.requests import from_stored, from_stored_unchecked, problems_in_words
 from services.task_state import IMPORT, TaskState
 from trainer.checkpoint_file import BEST, LAST, find_damage
 
@@ -66,8 +66,14 @@ def refuse_unless_ended_early(state: TaskState) -> None:
         detail = f"Task {state.task_id!r} has not ended ({state.status.value}): there is nothing to resume."
         raise TaskConflict(detail, code="task_active")
     if state.status is TaskStatus.COMPLETED:
-        detail = f"Task {state.task_id!r} has completed. Start another with its checkpoint as weight_path."
-        raise TaskConflict(detail, code="task_completed")
+        request = from_stored_unchecked(state)
+        if isinstance(request, TrainingRequest):
+            advice = "Start another with its checkpoint as weight_path."
+        elif isinstance(request, CommandRequest):
+            advice = "Start the command again to run it once more; what it goes on from is for itself to know."
+        else:
+            advice = "Its log file has been read; import the file again to read it anew."
+        raise TaskConflict(f"Task {state.task_id!r} has completed. {advice}", code="task_completed")
 
 
 def _training_request(state: TaskState) -> AnyRequest:

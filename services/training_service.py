@@ -33,7 +33,7 @@ from services.log_handler import TrainingLogHandler
 from services.parsing import check_reading
 from services.paths import PathPolicy, claim_output_dir
 from services.reparse import Reparser
-from services.requests import describe, doubts, from_stored_unchecked, new_task, unknown_fields
+from services.requests import describe, doubts, from_stored_unchecked, new_task
 from services.resources import check_devices, describe_resources, list_devices
 from services.resuming import check_resumable, how_it_ended, refuse_unless_ended_early
 from services.scheduler import Scheduler
@@ -44,6 +44,7 @@ from services.state_machine import (
 from services.storage.database import Database
 from services.storage.operations import SetLimits
 from services.task_state import TaskState
+from services.unknown_fields import unknown_fields
 
 __all__ = ["LAST_MESSAGE", "RESERVED_TASK_IDS", "LatestMetrics", "TrainingLogHandler", "TrainingService"]
 
@@ -136,7 +137,7 @@ class TrainingService(Lifecycle):
             *device_problem,
             *self._executors.problems(request),
             *find_problems(request, self._paths),
-            *save_path_problems(request, self._runs_dir),
+            *save_path_problems(request, self._paths, self._runs_dir),
         ]
         if problems:
             raise InvalidRequest.from_problems(problems)

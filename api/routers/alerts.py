@@ -24,7 +24,7 @@ router = APIRouter(prefix="/api/v2/alerts", tags=["告警接口"], route_class=S
 
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 _REFUSALS = documented(401, 403, 404, 422, 503)
-_OF_A_BODY = documented(400, 401, 403, 404, 413, 422, 503)
+_OF_A_BODY = documented(400, 401, 403, 404, 422, 503)
 
 
 @router.get("", summary="获取告警", response_model_exclude_none=True, responses=_REFUSALS)

@@ -68,12 +68,14 @@ async def get_events(
     wanted = _split(types)
     unknown = sorted(wanted - set(EVENT_TYPES))
     if unknown:
-        raise InvalidRequest(f"types: there are no events {', '.join(unknown)}; there are {', '.join(EVENT_TYPES)}.")
+        message = f"there are no events {', '.join(unknown)}; there are {', '.join(EVENT_TYPES)}."
+        raise InvalidRequest.of_field("types", message)
     cursor = Cursor.parse(last_event_id or "")
     if cursor is None and after is not None:
         cursor = Cursor.parse(after)
         if cursor is None:
-            raise InvalidRequest("after: this is no cursor; take the `id` of an event, or `event_id` of the list.")
+            message = "this is no cursor; take the `id` of an event, or `event_id` of the list."
+            raise InvalidRequest.of_field("after", message)
     return LogStream(service.events.follow(cursor, _split(ids), wanted or EVENT_TYPES))
 
 

@@ -62,7 +62,7 @@ def compare_training(
     """
     task_ids = list(dict.fromkeys(filter(None, (each.strip() for each in ids.split(",")))))
     if not 2 <= len(task_ids) <= MOST_TASKS:
-        raise InvalidRequest(f"ids: name 2 to {MOST_TASKS} different tasks, separated by commas.")
+        raise InvalidRequest.of_field("ids", f"name 2 to {MOST_TASKS} different tasks, separated by commas.")
     states = [service.get_task(task_id) for task_id in task_ids]
     comparison = Comparison(history)
     wanted = _split(names)

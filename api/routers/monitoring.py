@@ -19,7 +19,7 @@ router = APIRouter(tags=["系统接口"])
     response_class=Response,
     responses={
         200: {"description": "Metrics in the text format", "content": {"text/plain": {"schema": {"type": "string"}}}},
-        **documented(401, 403, 422),
+        **documented(401, 403, 422, 503),
     },
 )
 def get_metrics(

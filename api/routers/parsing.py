@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/v2/parsing", tags=["日志解析接口"], route_
     summary="试解析日志",
     response_model=ParsingTryResponse,
     response_model_exclude_none=True,
-    responses=documented(400, 401, 403, 413, 422),
+    responses=documented(400, 401, 403, 422),
 )
 def try_parsing(request: ParsingTryRequest) -> ParsingTryResponse:
     """用给定的模式试解析日志文本. What each line gives, by which rule, at what cost."""

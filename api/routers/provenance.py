@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from api.deps import NO_NUL, Service, TaskIdPath
 from api.errors import documented
 from models.provenance import ProvenanceResponse
+from services.errors import AttemptNotFound
 from services.provenance import differences
 from services.requests import without_secrets
 from services.training_service import TrainingService
@@ -52,8 +53,11 @@ def record_of(service: TrainingService, task_id: str, attempt: int | None = None
 
     Raises:
         TaskNotFound: there is no such task.
+        AttemptNotFound: it has had no such run (yet).
     """
     state = service.get_task(task_id)
+    if attempt is not None and attempt > state.attempt:
+        raise AttemptNotFound(task_id, attempt, state.attempt)
     sent, record = service.provenance.read(task_id, attempt)
     about: dict[str, Any] = {"task_id": task_id}
     if record is not None:

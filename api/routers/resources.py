@@ -12,7 +12,7 @@ from models.schemas import LimitsChange, ResourcesResponse
 router = APIRouter(prefix="/api/v2/resources", tags=["系统接口"], route_class=StrictJsonRoute)
 
 
-@router.get("", summary="查看设备与队列", response_model_exclude_unset=True, responses=documented(401, 403))
+@router.get("", summary="查看设备与队列", response_model_exclude_unset=True, responses=documented(401, 403, 503))
 def get_resources(service: Service) -> ResourcesResponse:
     """每个设备上正在运行和等待的任务. Every device with its limit, what runs there, and what waits for it."""
     return service.resources()
@@ -22,7 +22,7 @@ def get_resources(service: Service) -> ResourcesResponse:
     "",
     summary="设置设备的并发上限",
     response_model_exclude_unset=True,
-    responses=documented(400, 401, 403, 413, 422, 503),
+    responses=documented(400, 401, 403, 422, 503),
 )
 def set_limits(change: LimitsChange, service: Service) -> ResourcesResponse:
     """立即生效, 重启后仍然有效. Takes effect at once and outlasts a restart; stops nothing that runs.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from api.deps import NO_NUL, SaveRoots, Service, TaskIdPath
@@ -25,13 +25,12 @@ class OpenFileResponse(FileResponse):
     """A file that is open already: what is sent is what was looked at, whatever takes its name meanwhile."""
 
     def __init__(self, descriptor: int, name: str) -> None:
+        found = os.fstat(descriptor)
         super().__init__(
-            f"/proc/self/fd/{descriptor}",
-            media_type="application/octet-stream",
-            filename=name,
-            stat_result=os.fstat(descriptor),
+            f"/proc/self/fd/{descriptor}", media_type="application/octet-stream", filename=name, stat_result=found
         )
         self._descriptor = descriptor
+        self._size = found.st_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_refused = False
@@ -41,8 +40,7 @@ class OpenFileResponse(FileResponse):
             nonlocal is_refused
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 is_refused = True
-                detail = "The file has no such part: ask for bytes that it has, or for all of it."
-                await error_response(message["status"], detail, "range_not_satisfiable")(scope, receive, send)
+                await self._refusal(message["status"])(scope, receive, send)
             elif not is_refused:
                 await send(message)
 
@@ -50,6 +48,15 @@ class OpenFileResponse(FileResponse):
             await super().__call__(scope, receive, in_our_words)
         finally:
             os.close(self._descriptor)
+
+    def _refusal(self, status: int) -> JSONResponse:
+        """How long the file is goes with it, so that whoever asked knows what to ask for (RFC 9110, 15.5.17)."""
+        if status == 416:
+            detail = "The file has no such part: ask for bytes that it has, or for all of it."
+            headers = {"Content-Range": f"bytes */{self._size}"}
+            return error_response(status, detail, "range_not_satisfiable", headers=headers)
+        detail = "The Range header cannot be understood: write 'Range: bytes=FIRST-LAST', or leave it out."
+        return error_response(status, detail, "invalid_range")
 
 
 @router.get("/request", summary="获取训练请求", responses=documented(401, 403, 404, 422, 503))
@@ -88,10 +95,10 @@ def get_artifacts(task_id: TaskIdPath, service: Service, roots: SaveRoots) -> Ar
     },
 )
 async def get_artifact(task_id: TaskIdPath, name: ArtifactName, service: Service, roots: SaveRoots) -> Response:
-    """下载一个文件. One of the files; `log.txt` is the stored log as text."""
+    """下载一个文件. One of the files; `log.txt` is the stored log as text, which is always sent whole."""
     state = await run_in_threadpool(service.get_task, task_id)
     if name == LOG:
-        headers = {"Content-Disposition": f'attachment; filename="{LOG}"'}
+        headers = {"Content-Disposition": f'attachment; filename="{LOG}"', "Accept-Ranges": "none"}
         lines = log_text(service.store, task_id)
         return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers=headers)
     return OpenFileResponse(await run_in_threadpool(open_artifact, state, name, roots), name)

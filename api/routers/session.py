@@ -14,7 +14,7 @@ from models.schemas import SessionResponse
 router = APIRouter(prefix="/api/v1/session", tags=["系统接口"])
 
 
-@router.post("", summary="登录（浏览器）", response_model_exclude_unset=True, responses=documented(401, 403, 413))
+@router.post("", summary="登录（浏览器）", response_model_exclude_unset=True, responses=documented(401, 403))
 async def sign_in(request: Request, response: Response, tokens: AcceptedTokens) -> SessionResponse:
     """用令牌换取浏览器的会话. Answers a request that carries a token with a cookie that stands for it, for a week.
 
@@ -35,7 +35,7 @@ async def sign_in(request: Request, response: Response, tokens: AcceptedTokens) 
     return SessionResponse(expires_at=datetime.fromtimestamp(session.expires, UTC))
 
 
-@router.delete("", summary="退出登录（浏览器）", response_model_exclude_unset=True, responses=documented(401, 403, 413))
+@router.delete("", summary="退出登录（浏览器）", response_model_exclude_unset=True, responses=documented(401, 403))
 async def sign_out(request: Request, response: Response) -> SessionResponse:
     """让浏览器忘记会话. Has the browser forget its cookie."""
     response.delete_cookie(COOKIE, secure=request.url.scheme == "https", httponly=True, samesite="strict")

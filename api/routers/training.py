@@ -19,6 +19,7 @@ from models.schemas import (
     CheckResponse,
     DetailedLogEntry,
     ImportRequest,
+    Level,
     LogPage,
     LogReading,
     PriorityChange,
@@ -162,7 +163,7 @@ def _log_entry_schema() -> dict[str, Any]:
     summary="启动训练任务",
     response_model=TaskResponse,
     response_model_exclude_unset=True,
-    responses=documented(400, 401, 403, 409, 413, 422, 429, 503),
+    responses=documented(400, 401, 403, 409, 422, 429, 503),
 )
 def start_training(request: Annotated[StartRequest, Body()], service: Service, sent: Sent) -> TaskResponse:
     """检查请求并启动训练. Everything is checked before a device is taken; the task runs, or waits for its device.
@@ -172,7 +173,7 @@ def start_training(request: Annotated[StartRequest, Body()], service: Service, s
     return answer(service, service.start_training(request, sent), with_history=None)[0]
 
 
-@router.post("/check", summary="检查训练请求", responses=documented(400, 401, 403, 413, 422))
+@router.post("/check", summary="检查训练请求", responses=documented(400, 401, 403, 422))
 def check_training(request: Annotated[StartRequest, Body()], service: Service) -> CheckResponse:
     """只检查，不启动. What `start` would say of the request itself, without starting anything.
 
@@ -187,7 +188,7 @@ def check_training(request: Annotated[StartRequest, Body()], service: Service) -
     summary="导入训练日志",
     response_model=TaskResponse,
     response_model_exclude_unset=True,
-    responses=documented(400, 401, 403, 409, 413, 422, 429, 503),
+    responses=documented(400, 401, 403, 409, 422, 429, 503),
 )
 async def import_training(request: ImportRequest, service: Service, sent: Sent) -> TaskResponse:
     """把日志文件变成任务. Makes a task of the log file of a training that ran somewhere else.
@@ -249,7 +250,7 @@ def get_training_status(
     summary="修改排队任务的优先级",
     response_model=TaskResponse,
     response_model_exclude_unset=True,
-    responses=documented(400, 401, 403, 404, 409, 413, 422, 503),
+    responses=documented(400, 401, 403, 404, 409, 422, 503),
 )
 def change_training(task_id: TaskIdPath, change: PriorityChange, service: Service) -> TaskResponse:
     """任务排队期间可以修改优先级. Moves a task that waits to where it would be, had it come with this priority."""
@@ -309,7 +310,7 @@ def get_log_history(
     after: Annotated[int, Query(ge=0, le=MAX_SEQ, description="number of the last line already seen")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     level: Annotated[
-        str | None, Query(max_length=16, pattern=NO_NUL, description="only lines of this level, e.g. WARNING")
+        Level | None, Query(description="only lines of this level, e.g. WARNING, in small or capital letters")
     ] = None,
     stage: Annotated[Stage | None, Query(description="only lines of this stage")] = None,
     contains: Annotated[
@@ -379,7 +380,7 @@ def resume_training(task_id: TaskIdPath, service: Service) -> TaskResponse:
     summary="重新解析日志",
     response_model=TaskResponse,
     response_model_exclude_unset=True,
-    responses=documented(400, 401, 403, 404, 409, 413, 422, 503),
+    responses=documented(400, 401, 403, 404, 409, 422, 503),
 )
 def reparse_training(task_id: TaskIdPath, reading: LogReading, service: Service) -> TaskResponse:
     """用新的规则重新读出指标. Reads the metrics of a task from its stored lines again, with other patterns.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -237,18 +240,30 @@ def test_every_operation_documents_its_errors_in_the_one_shape(document: dict[st
     shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
     for method, path, operation in operations(document):
         errors = {status: answer for status, answer in operation["responses"].items() if int(status) >= 400}
-        expected = {"403"} if path.startswith("/api/v1/health") else {"401", "403"}
+        expected = {"403", "413"} if path.startswith("/api/v1/health") else {"401", "403", "413"}
         if "{task_id}" in path:
             expected |= {"404", "422"}
         if method != "GET" and path not in KEEP_NOTHING:
             conflicts = path != "/api/v2/resources" and not path.startswith("/api/v2/alerts")
             expected |= {"409", "503"} if conflicts else {"503"}
+        if path == "/metrics" or (path.startswith("/api/v2") and path not in {*KEEP_NOTHING, "/api/v2/models"}):
+            expected |= {"503"}  # it asks the store; in a replica, for limits of devices too
         if "requestBody" in operation:
-            expected |= {"400", "413"}
+            expected |= {"400"}
         if operation.get("parameters"):
             expected |= {"422"}
         assert expected <= errors.keys(), (method, path, expected - errors.keys())
         assert all(answer["content"] == shape for answer in errors.values()), (method, path)
+
+
+def test_a_size_that_is_too_large_is_refused_on_every_route_as_documented(
+    server: RunningServer, document: dict[str, Any]
+) -> None:
+    for method, path, operation in operations(document):
+        with closing(HTTPConnection(urlsplit(server.url).netloc, timeout=10)) as connection:
+            connection.request(method, path.replace("{", "").replace("}", ""), headers={"Content-Length": "9" * 18})
+            assert connection.getresponse().status == 413, (method, path)
+        assert "413" in operation["responses"], (method, path)
 
 
 def test_stream_is_documented_as_events_with_an_end(document: dict[str, Any]) -> None:

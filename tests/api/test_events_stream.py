@@ -88,6 +88,7 @@ def test_a_deleted_task_is_told(http: httpx.Client, train: Any) -> None:
 def test_a_question_that_makes_no_sense_is_refused(http: httpx.Client, query: dict[str, str]) -> None:
     answer = http.get(EVENTS, params=query)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert [error["field"] for error in answer.json()["errors"]] == list(query)
 
 
 def test_a_follower_sees_every_line_once_over_a_kill_of_the_service(

@@ -128,6 +128,7 @@ def test_stage_and_level_narrow_the_lines_and_keep_their_ids(http: httpx.Client,
     assert page(http, task_id, level="WARNING")["entries"] == warnings != []
     assert page(http, task_id, level="warning")["entries"] == warnings
     assert page(http, task_id, level="ERROR")["entries"] == []
+    assert page(http, task_id, level="Critical")["entries"] == []
     both = [row for row in rows if (row["level"], row["stage"]) == ("INFO", "validation")]
     assert page(http, task_id, level="INFO", stage="validation")["entries"] == both
 
@@ -157,7 +158,7 @@ def test_metrics_narrows_a_line_as_it_does_in_the_stream(
     ("field", "value"),
     [
         *(("after", "-1"), ("after", "x"), ("after", "9" * 20), ("limit", "0"), ("limit", "1001")),
-        *(("stage", "begin"), ("level", "x" * 17), ("level", "\0")),
+        *(("stage", "begin"), ("level", "foo"), ("level", "x" * 17), ("level", "\0"), ("level", "")),
     ],
 )
 def test_a_page_that_cannot_be_is_refused(http: httpx.Client, train: Train, field: str, value: str) -> None:

@@ -118,6 +118,7 @@ class TestCompare:
     def test_two_to_fifty_tasks_are_compared(self, http: httpx.Client, ids: str) -> None:
         answer = http.get(f"{TRAINING}/compare", params={"ids": ids})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        assert [error["field"] for error in answer.json()["errors"]] == ["ids"]
 
     def test_each_of_them_must_exist(self, http: httpx.Client, train: Any) -> None:
         task_id, _ = train(*EPOCHS)

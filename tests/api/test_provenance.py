@@ -119,6 +119,9 @@ def test_before_the_run_there_is_the_request_alone(
         answer = http.get(f"{TRAINING}/waits/provenance").json()
         assert answer == {"task_id": "waits", "request": {**body, "task_id": "waits"}}
         assert http.get(f"{TRAINING}/nobody/provenance").status_code == 404
+        assert http.get(f"{TRAINING}/waits/provenance", params={"attempt": 1}).json() == answer
+        none = http.get(f"{TRAINING}/waits/provenance", params={"attempt": 2})
+        assert (none.status_code, none.json()["code"]) == (404, "attempt_not_found")
 
 
 def test_it_outlasts_the_service_and_each_run_has_its_own(

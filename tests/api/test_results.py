@@ -113,6 +113,22 @@ class TestArtifacts:
         assert (part.status_code, part.content) == (206, (folder / "best.pt").read_bytes()[1000:])
         beyond = http.get(f"{TRAINING}/{task_id}/artifacts/best.pt", headers={"Range": "bytes=5000-"})
         assert code(beyond) == (416, "range_not_satisfiable")
+        assert beyond.headers["content-range"] == "bytes */1024"
+
+    @pytest.mark.parametrize("written", ["bytes=abc", "bytes=", "lines=1-2", "1-2", "bytes=9-3"])
+    def test_a_range_that_is_none_is_told_how_to_write_one(
+        self, http: httpx.Client, ended: tuple[str, Path], written: str
+    ) -> None:
+        answer = http.get(f"{TRAINING}/{ended[0]}/artifacts/best.pt", headers={"Range": written})
+        assert code(answer) == (400, "invalid_range")
+        assert "bytes=FIRST-LAST" in answer.json()["detail"]
+
+    def test_the_log_is_always_whole_and_says_so(self, http: httpx.Client, train: Any) -> None:
+        task_id, _ = train("one line")
+        whole = http.get(f"{TRAINING}/{task_id}/artifacts/log.txt")
+        part = http.get(f"{TRAINING}/{task_id}/artifacts/log.txt", headers={"Range": "bytes=5-"})
+        assert (part.status_code, part.content) == (200, whole.content)
+        assert part.headers["accept-ranges"] == "none"
 
     def test_the_log_is_text_line_by_line(self, http: httpx.Client, train: Any) -> None:
         task_id, events = train(*(f"line {number}" for number in range(1500)))

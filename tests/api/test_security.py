@@ -386,6 +386,25 @@ def test_without_a_token_every_route_is_closed(guarded_http: httpx.Client, metho
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
+def test_the_document_says_how_a_token_is_sent_and_where_none_is_asked_for(guarded_http: httpx.Client) -> None:
+    document = guarded_http.get("/openapi.json", headers=WITH_TOKEN).json()
+    (name,) = document["components"]["securitySchemes"]
+    scheme = document["components"]["securitySchemes"][name]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            is_asked_for = operation.get("security", document["security"]) == [{name: []}]
+            answer = guarded_http.request(method, path.replace("{", "").replace("}", ""))
+            assert is_asked_for == (answer.status_code == 401), (method, path)
+
+
+def test_where_no_token_is_asked_for_the_document_names_none(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    assert "security" not in document
+    assert "securitySchemes" not in document["components"]
+
+
 def test_health_is_open_for_load_balancers(guarded_http: httpx.Client) -> None:
     for path in ("/api/v1/health", "/api/v1/health/live", "/api/v1/health/ready"):
         assert guarded_http.get(path).status_code == 200

@@ -193,6 +193,22 @@ def save_path_is_a_file(body: Body, tmp_path: Path) -> None:
     body["save_path"] = str(tmp_path / "file")
 
 
+def weights_are_text(body: Body, tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_text("no weights")
+    body["weight_path"] = str(tmp_path / "weights.pt")
+
+
+def save_path_is_a_loop(body: Body, tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    body["save_path"] = str(tmp_path / "one" / "runs")
+
+
+def save_path_leads_nowhere(body: Body, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    body["save_path"] = str(tmp_path / "link" / "deeper")
+
+
 FAULTS: dict[str, tuple[Change, str, str]] = {
     "unknown network": (put(model="resnet_18"), "model", "unknown_network"),
     "network unlike any": (put(model="完全不同"), "model", "unknown_network"),
@@ -210,6 +226,7 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "train_path is missing": (missing_folder("train_path"), "train_path", "path_not_found"),
     "val_path is missing": (missing_folder("val_path"), "val_path", "path_not_found"),
     "weight_path is missing": (missing_folder("weight_path"), "weight_path", "path_not_found"),
+    "weight_path has no weights": (weights_are_text, "weight_path", "bad_weights"),
     "train_path is empty": (empty_folder, "train_path", "no_classes"),
     "val_path is a file": (file_for_a_folder, "val_path", "not_a_folder"),
     "a class is empty": (class_without_images, "train_path", "empty_class"),
@@ -227,6 +244,13 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "save_path is a file": (save_path_is_a_file, "save_path", "save_path_unwritable"),
     "save_path in /proc": (put(save_path="/proc/runs"), "save_path", "save_path_unwritable"),
     "save_path in /sys": (put(save_path="/sys/runs"), "save_path", "save_path_unwritable"),
+    "save_path is a loop of links": (save_path_is_a_loop, "save_path", "save_path_unwritable"),
+    "save_path below a link to nowhere": (save_path_leads_nowhere, "save_path", "save_path_unwritable"),
+    "save_path with a long name below a new folder": (
+        put(save_path="/tmp/no-such-folder/" + "x" * 300),
+        "save_path",
+        "save_path_unwritable",
+    ),
     "save_path too long": (put(save_path="/" + "x" * 300), "save_path", "save_path_unwritable"),
     "no such GPU": (put(device="cuda:999"), "device", "device_not_found"),
     "no such GPUs": (put(device="cuda:98,99"), "device", "device_not_found"),
@@ -258,6 +282,10 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "learning rate of zero": (put(learning_rate=0), "learning_rate", "greater_than"),
     "priority 11": (put(priority=11), "priority", "less_than_equal"),
     "list for a text": (put(model=["resnet18"]), "model", "string_type"),
+    "true for a number": (put(num_epochs=True), "num_epochs", "int_type"),
+    "true for a rate": (put(learning_rate=True), "learning_rate", "float_type"),
+    "false for a number that may be auto": (put(batch_size=False), "batch_size", "int_type"),
+    "false for a number that may be left out": (put(max_runtime_s=False), "max_runtime_s", "float_type"),
     "null for a number": (put(num_classes=None), "num_classes", "int_type"),
 }
 
@@ -276,6 +304,8 @@ def test_a_fault_is_answered_with_its_field_and_code(
     assert error["errors"][0].keys() == {"field", "code", "message"}
     assert error["errors"][0]["message"] in error["detail"]
     assert not (tmp_path / "runs").exists(), "a refused request leaves nothing behind"
+    checked = http.post("/api/v2/training/check", json=body)
+    assert (checked.status_code, checked.json()) == (422, error), "check says what start says"
 
 
 def test_a_number_too_large_for_a_float_is_answered_as_such(http: httpx.Client, body: Body) -> None:
@@ -413,6 +443,16 @@ def test_another_content_type_is_refused(http: httpx.Client, body: Body, content
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert [error["field"] for error in answer.json()["errors"]] == ["body"]
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/api/v2/training/import", "/api/v2/resources", "/api/v2/parsing/try"])
+def test_a_body_without_a_content_type_is_told_how_to_send_it(http: httpx.Client, path: str) -> None:
+    answer = http.post(path, content=b"{}")
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "Content-Type: application/json" in answer.json()["detail"]
+    assert "Content-Type" not in http.post(path, content=b"[]", headers=JSON).json()["detail"]
 
 
 def test_json_with_a_charset_is_json(http: httpx.Client, body: Body) -> None:
@@ -508,7 +548,10 @@ def test_check_says_what_start_would_and_starts_nothing(http: httpx.Client, body
     assert good.status_code == 200
     assert good.json() == {
         "device": "cpu",
-        "warnings": ["Unknown field 'lerning_rate' was ignored.", "No CUDA GPU on this machine: training on the CPU."],
+        "warnings": [
+            "Unknown field 'lerning_rate' was ignored. Did you mean 'learning_rate'?",
+            "No CUDA GPU on this machine: training on the CPU.",
+        ],
     }
     assert checked.status_code == started.status_code == 422
     assert checked.json()["errors"] == started.json()["errors"]

@@ -11,7 +11,7 @@ import pytest
 
 from services import paths
 from services.errors import InvalidRequest, PathForbidden, ServiceError, TaskConflict
-from services.paths import PathPolicy, claim_output_dir
+from services.paths import PathPolicy, claim_output_dir, find_unwritable
 
 
 @pytest.fixture
@@ -104,6 +104,38 @@ def test_what_may_be_read_may_not_therefore_be_written(root: Path) -> None:
         policy.check_save("save_path", str(root))
     with pytest.raises(PathForbidden, match=r"^val_path: .*DATA_ROOTS"):
         policy.check_data("val_path", str(root.parent / "secret"))
+
+
+class TestUnwritable:
+    """What is said beforehand of a folder for a run."""
+
+    @pytest.mark.parametrize("save_path", ["", "runs", "runs/deep/er", "alias/runs", "none/../runs"])
+    def test_a_folder_that_could_be_made_is_not_made(self, tmp_path: Path, save_path: str) -> None:
+        (tmp_path / "alias").symlink_to(tmp_path)
+        before = set(tmp_path.iterdir())
+        assert find_unwritable(str(tmp_path / save_path)) == []
+        assert set(tmp_path.iterdir()) == before
+        claim_output_dir(str(tmp_path / save_path), "first", "id")
+
+    @pytest.mark.parametrize("save_path", ["file", "file/runs", "dangling", "dangling/runs", "loop", "n" * 300 + "/a"])
+    def test_one_that_could_not_be_made_is_told_beforehand_too(self, tmp_path: Path, save_path: str) -> None:
+        (tmp_path / "file").touch()
+        (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        problems = find_unwritable(str(tmp_path / save_path))
+        assert [(problem.field, problem.code) for problem in problems] == [("save_path", "save_path_unwritable")]
+        with pytest.raises(InvalidRequest):
+            claim_output_dir(str(tmp_path / save_path), "first", "id")
+
+    def test_what_may_not_be_written_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+        assert [problem.code for problem in find_unwritable(str(tmp_path / "a/b"))] == ["save_path_unwritable"]
+
+    def test_below_a_root_a_link_to_a_folder_that_is_to_come_is_a_place(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(tmp_path / "later")
+        assert find_unwritable(str(tmp_path / "link"), [tmp_path]) == []
+        with pytest.raises(PathForbidden):
+            find_unwritable(str(tmp_path / "../secret"), [tmp_path])
 
 
 class TestOutputFolder:

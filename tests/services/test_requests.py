@@ -35,7 +35,10 @@ class TestRequests:
         self, service: TrainingService, start: START, executor: ScriptedExecutor
     ) -> None:
         state = start(optimiser="adam", zoom=3)
-        expected = ("Unknown field 'optimiser' was ignored.", "Unknown field 'zoom' was ignored.")
+        expected = (
+            "Unknown field 'optimiser' was ignored. Did you mean 'optimizer'?",
+            "Unknown field 'zoom' was ignored.",
+        )
         assert state.warnings == expected
         assert wire(state.to_response())["warnings"] == list(expected)
         assert state.request.keys().isdisjoint({"optimiser", "zoom"})

@@ -10,12 +10,13 @@ import threading
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from app_refactored import build_service
-from models.schemas import AnyRequest, CommandRequest, ImportRequest, TaskStatus
+from models.schemas import AnyRequest, CommandRequest, ImportRequest, TaskStatus, TrainingRequest
 from services.errors import InvalidRequest, PathForbidden, TaskConflict, TaskNotFound
 from services.executors.base import Run
 from services.state_machine import RESUMED
@@ -194,6 +195,25 @@ class TestRefusal:
                 task_id = service.start_training(request).task_id
                 wait_for_end(service, task_id)
                 assert refusal(service, task_id) == "not_resumable"
+
+    def test_those_that_have_completed_are_told_nothing_of_checkpoints_that_they_have_not(
+        self, settings: Settings, executor: Resuming, tmp_path: Path, body: dict[str, Any]
+    ) -> None:
+        (tmp_path / "log").touch()
+        requests: dict[str, AnyRequest] = {
+            "with its checkpoint as weight_path": TrainingRequest(**body),
+            "Start the command again": CommandRequest(command=["true"], working_dir=str(tmp_path), device="cpu"),
+            "import the file again": ImportRequest(path=str(tmp_path / "log")),
+        }
+        executor.script = lambda *_: None
+        with closing(build_service(settings.model_copy(update={"allow_commands": True}), executor)) as service:
+            for advice, request in requests.items():
+                task_id = service.start_training(request).task_id
+                assert wait_for_end(service, task_id).status is TaskStatus.COMPLETED
+                with pytest.raises(TaskConflict) as caught:
+                    service.resume_training(task_id)
+                assert caught.value.code == "task_completed"
+                assert [each for each in requests if each in caught.value.detail] == [advice]
 
     def test_there_must_be_such_a_task(self, service: TrainingService) -> None:
         with pytest.raises(TaskNotFound):
