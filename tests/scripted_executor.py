@@ -44,8 +44,9 @@ class ScriptedExecutor(Executor):
         self._released = threading.Event()
 
     def run(self, run: Run, logger: logging.Logger, should_stop: Callable[[], bool]) -> None:
+        script = self.script
         self.started.append(run)
-        self.script(run, logger, should_stop)
+        script(run, logger, should_stop)
 
     def hold(self) -> None:
         """From now on trainings print `Holding` and wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -96,15 +97,29 @@ def dictate(server_executor: ScriptedExecutor, executor: ScriptedExecutor) -> It
 
 
 @pytest.fixture
-def start(http: httpx.Client, body: dict[str, Any]) -> Start:
-    """`start()` starts a training, which must be accepted, and gives its id; keyword arguments change the body."""
+def start(http: httpx.Client, body: dict[str, Any], server_executor: ScriptedExecutor) -> Iterator[Start]:
+    """`start()` starts a training, which must be accepted, and gives its id; keyword arguments change the body.
+
+    At the end of the test what runs has its script: a training that begins later would take the next test's.
+    """
+    here: list[str] = []
 
     def post(client: httpx.Client = http, **changes: Any) -> str:
         answer = client.post("/api/v2/training/start", json=body | changes)
         assert answer.status_code == 200, answer.text
-        return str(answer.json()["task_id"])
+        task_id = str(answer.json()["task_id"])
+        if client is http:
+            here.append(task_id)
+        return task_id
 
-    return post
+    yield post
+    for task_id in here:
+        deadline = time.monotonic() + 20
+        while http.get(f"/api/v2/training/{task_id}").json().get("status") == "running":
+            if [run.task_id for run in server_executor.started].count(task_id) >= here.count(task_id):
+                break
+            assert time.monotonic() < deadline, f"{task_id} has not begun"
+            time.sleep(0.01)
 
 
 @pytest.fixture
