@@ -41,6 +41,11 @@ TIMEOUT_S = 30
 LOGGER = "services.storage.writer"
 
 
+def of_many(count: int) -> dict[str, float]:
+    """Values of so many metrics."""
+    return {f"metric{number}": 1.0 for number in range(count)}
+
+
 class Desk:
     """What a service is to its writer: it keeps the states, and shows what is committed.
 
@@ -509,13 +514,23 @@ class TestFullQueue:
         closer.join(TIMEOUT_S)
         assert [entry.message for entry in reader.read_entries("t")] == ["hold", "line 0", "line 1", "line 2"]
 
-    def test_characters_count_as_well(self, database: Database) -> None:
-        desk = Desk(database, max_characters=1000)
+    @pytest.mark.parametrize(
+        ("limits", "nearly", "more"),
+        [
+            ({"max_characters": 1000}, line("x" * 999), line("y" * 5000)),
+            ({"max_points": 10}, line("x", metrics=of_many(9)), line("y", metrics=of_many(50))),
+        ],
+        ids=["characters", "values of metrics"],
+    )
+    def test_what_lines_hold_counts_as_well(
+        self, database: Database, limits: dict[str, int], nearly: LogEntry, more: LogEntry
+    ) -> None:
+        desk = Desk(database, **limits)
         desk.writer.start()
         desk.create()
         with desk.held():
-            desk.writer.submit(line("x" * 999))
-            desk.writer.submit(line("y" * 5000))
+            desk.writer.submit(nearly)
+            desk.writer.submit(more)
             bringer = threading.Thread(target=desk.writer.submit, args=(line("z"),))
             bringer.start()
             bringer.join(0.1)
@@ -524,28 +539,13 @@ class TestFullQueue:
         assert desk.writer.close(TIMEOUT_S)
         assert [message[0] for message in desk.messages] == ["h", "x", "y", "z"]
 
-    def test_values_of_metrics_count_as_well(self, database: Database) -> None:
-        desk = Desk(database, max_points=10)
-        desk.writer.start()
-        desk.create()
-        with desk.held():
-            desk.writer.submit(line("x", metrics={f"metric{number}": 1.0 for number in range(9)}))
-            desk.writer.submit(line("y", metrics={f"metric{number}": 1.0 for number in range(50)}))
-            bringer = threading.Thread(target=desk.writer.submit, args=(line("z"),))
-            bringer.start()
-            bringer.join(0.1)
-            assert bringer.is_alive(), "there was no room for it"
-        bringer.join(TIMEOUT_S)
-        assert desk.writer.close(TIMEOUT_S)
-        assert desk.messages == ["hold", "x", "y", "z"]
-
     def test_lines_with_many_values_are_committed_a_few_at_a_time(self, database: Database) -> None:
         desk = Desk(database, max_points=10 * MAX_BATCH_POINTS)
         desk.writer.start()
         desk.create()
         sizes: list[int] = []
         desk.on_publish = lambda committed: sizes.extend(len(task.entries) for task in committed)
-        many = {f"metric{number}": 1.0 for number in range(MAX_BATCH_POINTS // 2)}
+        many = of_many(MAX_BATCH_POINTS // 2)
         with desk.held():
             for _ in range(4):
                 desk.writer.submit(line(metrics=many))
