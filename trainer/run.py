@@ -21,6 +21,7 @@ from trainer import lines
 from trainer.automatic import AUTO, chosen_batch_size, say
 from trainer.available_memory import available_memory
 from trainer.average import Average
+from trainer.convolution import quicken
 from trainer.data import mean_and_deviation, normalise
 from trainer.decoded_images import SHARE, DecodedImages
 from trainer.early_stopping import EarlyStopping, early_stopping
@@ -184,6 +185,7 @@ def prepare(
     is_trained = ranks.from_first(is_trained)
     ranks.start_alike(network)
     network = network.to(device).to(memory_format=torch.channels_last)
+    quicken(network, device)
     freeze(network, request)
     if request.batch_size == AUTO:
         images = len(training.indices)
