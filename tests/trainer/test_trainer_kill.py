@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.trainer.forked import forked_trainer
 from tests.trainer.helpers import logger_and_lines, never, request_for, same, write_digits
-from tests.trainer.mounts import ROOT, run_mounted
+from tests.trainer.mounts import run_mounted
 from trainer.checkpoint_file import find_damage
 from trainer.errors import STATUS_OF_REASON
 from trainer.loop import train
 
 EPOCHS = 3
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 NETWORKS = [("mnasnet0_5", "adamw"), ("squeezenet1_1", "sgd")]
 """The first one normalises batches and drops out, the second one drops out."""
 
 DIES_IN_A_CALL = """
-import os, runpy, signal, sys
-name, number = sys.argv[1], int(sys.argv[2])
-sys.argv[1:] = sys.argv[3:]
+import os, signal
+name, number = {name!r}, {number}
 real, calls = getattr(os, name), 0
 def dying(*arguments, **named):
     global calls
@@ -36,9 +32,8 @@ def dying(*arguments, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments, **named)
 setattr(os, name, dying)
-runpy.run_module("trainer", run_name="__main__")
 """
-"""`python -m trainer` that is killed in its n-th call of a function of the operating system."""
+"""What kills a process in its n-th call of a function of the operating system."""
 
 TRAINS_AND_KEEPS = """
 import runpy, shutil, sys
@@ -66,12 +61,11 @@ def arguments(folder: Path, digits: Path, model: str, optimizer: str, **changes:
     return [str(spec), "--plain", "--output-dir", str(folder / "run")]
 
 
-def ran(command: list[str]) -> tuple[int, list[str]]:
-    ended = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=ONE_THREAD, capture_output=True, text=True, check=False
-    )
-    assert ended.stderr == ""
-    return ended.returncode, ended.stdout.splitlines()
+def ran(folder: Path, arguments: list[str], prelude: str = "") -> tuple[int | None, list[str]]:
+    with forked_trainer(folder, arguments, prelude) as (process, output):
+        lines = output.read().splitlines()
+    assert (folder / "stderr").read_text() == ""
+    return process.exitcode, lines
 
 
 @pytest.fixture(scope="module", params=NETWORKS, ids=lambda pair: "-".join(pair))
@@ -80,7 +74,7 @@ def uninterrupted(
 ) -> tuple[Path, list[str], str, str]:
     model, optimizer = request.param
     folder = tmp_path_factory.mktemp("uninterrupted")
-    status, lines = ran(["-m", "trainer", *arguments(folder, digits, model, optimizer)])
+    status, lines = ran(folder, arguments(folder, digits, model, optimizer))
     assert status == 0
     return folder / "run", lines, model, optimizer
 
@@ -114,17 +108,18 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
     whole, whole_lines, model, optimizer = uninterrupted
     command = arguments(tmp_path, digits, model, optimizer)
     if place[-1].isdigit():
-        status, first = ran(["-c", DIES_IN_A_CALL, *place.split(), *command])
+        name, number = place.split()
+        status, first = ran(tmp_path, command, DIES_IN_A_CALL.format(name=name, number=number))
         assert status == -signal.SIGKILL
     else:
-        first = killed_at_line(place, command)
+        first = killed_at_line(tmp_path, place, command)
 
     for name in ("last.pt", "best.pt"):
         if (tmp_path / "run" / name).exists():
             assert find_damage(tmp_path / "run" / name) is None
     done = int(torch.load(tmp_path / "run/last.pt")["epoch"]) if (tmp_path / "run/last.pt").exists() else 0
 
-    status, second = ran(["-m", "trainer", *command, "--resume"])
+    status, second = ran(tmp_path, [*command, "--resume"])
     assert status == 0
     assert second[0] == (
         f"Resuming from last.pt: epochs 1 to {done} of {EPOCHS} are done"
@@ -155,11 +150,11 @@ def test_a_training_with_options_goes_on_as_if_it_had_not_been_killed(digits: Pa
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
         folder.mkdir()
-    status, whole_lines = ran(["-m", "trainer", *arguments(whole, digits, "mnasnet0_5", "adamw", **options)])
+    status, whole_lines = ran(whole, arguments(whole, digits, "mnasnet0_5", "adamw", **options))
     assert status == 0
     command = arguments(cut, digits, "mnasnet0_5", "adamw", **options)
-    killed_at_line("Epoch [3/3] started", command)
-    status, second = ran(["-m", "trainer", *command, "--resume"])
+    killed_at_line(cut, "Epoch [3/3] started", command)
+    status, second = ran(cut, [*command, "--resume"])
     assert status == 0
     assert metric_lines(second)[3] == metric_lines(whole_lines)[3]
     for name in ("last.pt", "best.pt"):
@@ -167,18 +162,15 @@ def test_a_training_with_options_goes_on_as_if_it_had_not_been_killed(digits: Pa
         assert same(one, other), name
 
 
-def killed_at_line(start: str, command: list[str]) -> list[str]:
+def killed_at_line(folder: Path, start: str, arguments: list[str]) -> list[str]:
     """Run until a line begins so, and kill it from outside at that moment."""
     said: list[str] = []
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "trainer", *command], cwd=ROOT, env=ONE_THREAD, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+    with forked_trainer(folder, arguments) as (process, output):
+        for line in output:
             said.append(line.rstrip("\n"))
             if line.startswith(start):
                 process.kill()
-        assert process.wait() == -signal.SIGKILL
+    assert process.exitcode == -signal.SIGKILL
     return said
 
 
