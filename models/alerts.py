@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from models.schemas import NoBoolean, RequestBody, TaskStatus
+from models.fields import NoBoolean, RequestBody
+from models.schemas import TaskStatus
 
 RuleKind = Literal["status", "threshold", "not_finite", "no_improvement", "silence", "pattern"]
 Operator = Literal[">", ">=", "<", "<="]

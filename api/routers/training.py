@@ -14,12 +14,12 @@ from api.deps import NO_NUL, MetricNames, Service, TaskIdPath
 from api.errors import documented
 from api.streams import LogStream
 from api.strict_json import StrictJsonRoute
+from models.fields import Level
 from models.schemas import (
     ActionResponse,
     CheckResponse,
     DetailedLogEntry,
     ImportRequest,
-    Level,
     LogPage,
     LogReading,
     PriorityChange,

@@ -9,13 +9,13 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from models.alerts import RuleRequest
+from models.fields import RequestBody
 from models.schemas import (
     CommandRequest,
     ImportRequest,
     LimitsChange,
     ParsingTryRequest,
     PriorityChange,
-    RequestBody,
     TrainingRequest,
 )
 
