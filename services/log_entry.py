@@ -94,13 +94,14 @@ class LogEntry:
     def is_last(self) -> bool:
         return self.change is not None and self.change.status.is_terminal
 
-    def as_stored(self, seq: int, stage: str, attempt: int) -> LogEntry:
-        """This line with its number, its stage and its attempt, without what is stored with its task."""
+    def as_stored(self, seq: int, stage: str, attempt: int, metrics: Metrics | None) -> LogEntry:
+        """This line with its number, its stage, its attempt and those of its metrics that the task keeps, without what
+        is stored with the task."""
         return LogEntry(
             self.task_id,
             self.level,
             self.message,
-            self.metrics,
+            metrics,
             self.step,
             stage,
             self.change,

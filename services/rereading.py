@@ -17,7 +17,7 @@ from models.schemas import LogReading, TaskStatus
 from services.log_entry import CARRIED, LogEntry, Metrics, clean_metrics, clean_step
 from services.parsing import LineParser
 from services.pattern_warnings import PatternWatch, without_pattern_warnings
-from services.task_state import TaskState
+from services.task_state import TOO_MANY_NAMES, TaskState
 
 ChangedLine = tuple[str | None, int | None, str | None, str, int]
 """Metrics as JSON, step and stage, as they are now; task and sequence number."""
@@ -53,8 +53,8 @@ class Rereading:
         self.changed: list[ChangedLine] = []
         self.last: deque[LogEntry] = deque(maxlen=keep)
         self._request = {**unread.request, **reading.model_dump(mode="json", include=set(LogReading.model_fields))}
-        self._state = unread
-        self._warnings = list(without_pattern_warnings(unread.warnings))
+        self._warnings = [each for each in without_pattern_warnings(unread.warnings) if each != TOO_MANY_NAMES]
+        self._state = replace(unread, warnings=())
         self._old_stage = unread.stage
         self._attempt = unread.attempt
         self._points: defaultdict[str, list[Point]] = defaultdict(list)
@@ -86,7 +86,7 @@ class Rereading:
             progress=100 if state.status is TaskStatus.COMPLETED else said.progress,
             stage=said.stage,
             percents=said.percents,
-            warnings=tuple(self._warnings),
+            warnings=(*self._warnings, *said.warnings),
             revision=state.revision + 1,
         )
 

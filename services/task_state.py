@@ -19,6 +19,11 @@ from services.units import percent_families, units_of
 
 TRAINING, IMPORT = "training", "import"
 """Types of tasks. A command is a training."""
+MAX_NAMES = 5_000
+"""Metrics that a task has, beside the published ones. A log that puts a count or an address into each name would have
+them grow without end."""
+_PUBLISHED = frozenset(TrainingMetrics.model_fields)
+TOO_MANY_NAMES = f"More than {MAX_NAMES:,} metrics: further names stay in their lines, and their values are not kept."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +75,10 @@ class TaskState:
             seq += 1
             stage = entry.stage or stage
             fold.attempt = entry.attempt or fold.attempt
-            stored.append(entry.as_stored(seq, stage, fold.attempt))
-            if entry.metrics:
-                fold.merge(entry, entry.metrics)
+            metrics = fold.kept(entry.metrics) if entry.metrics else entry.metrics
+            stored.append(entry.as_stored(seq, stage, fold.attempt, metrics))
+            if metrics:
+                fold.merge(entry, metrics)
             if entry.change is not None:
                 fold.turn(entry.change, entry.timestamp)
             if entry.warns:
@@ -159,6 +165,19 @@ class _Fold:
 
     def changes(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
+
+    def kept(self, metrics: Metrics) -> Metrics:
+        """Those that the task has, published ones, and others up to `MAX_NAMES`."""
+        room = MAX_NAMES - len(self.latest_metrics)
+        if len(metrics) <= room:
+            return metrics
+        new = [name for name in metrics if name not in self.latest_metrics and name not in _PUBLISHED]
+        if len(new) <= room:
+            return metrics
+        if TOO_MANY_NAMES not in self.warnings:
+            self.warnings = (*self.warnings, TOO_MANY_NAMES)
+        left_out = frozenset(new[max(0, room) :])
+        return {name: value for name, value in metrics.items() if name not in left_out}
 
     def merge(self, entry: LogEntry, metrics: Metrics) -> None:
         self.latest_metrics = {**self.latest_metrics, **metrics}

@@ -23,7 +23,7 @@ from services.log_entry import LogEntry
 from services.parsing import LineParser
 from services.rereading import Rereading
 from services.storage.tables import metric_points
-from services.task_state import TaskState
+from services.task_state import TOO_MANY_NAMES, TaskState
 from services.training_service import TrainingService
 from settings import Settings
 from tests.scripted_executor import ScriptedExecutor
@@ -113,6 +113,17 @@ class TestOfAnEndedTask:
         assert len(state.warnings) == 2
         assert state.warnings[1].startswith("Pattern 'iou' has matched none of ")
         assert service.reparse(task_id, DICE).warnings == (unknown,)
+
+    def test_too_many_names_are_told_as_long_as_there_are(
+        self, service: TrainingService, task_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unknown = "Unknown field 'extra' was ignored."
+        monkeypatch.setattr("services.task_state.MAX_NAMES", 0)
+        for _ in range(2):
+            state = service.reparse(task_id, DICE)
+            assert state.warnings == (unknown, TOO_MANY_NAMES)
+            assert "dice" not in state.latest_metrics
+        assert service.reparse(task_id, NOTHING).warnings == (unknown,)
 
     def test_the_reading_is_kept_with_the_request(self, service: TrainingService, task_id: str) -> None:
         state = service.reparse(task_id, DICE)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models.schemas import Stage, TaskStatus, TrainingMetrics, wire
 from services.log_entry import LogEntry, clean_metrics, clean_step
 from services.parsing import LineParser
-from services.task_state import TaskState
+from services.task_state import MAX_NAMES, TOO_MANY_NAMES, TaskState
 from tests.services.builders import fold, line, task_state, turn
 
 RUNNING = task_state(status=TaskStatus.RUNNING)
@@ -130,6 +130,21 @@ class TestMetrics:
     def test_a_value_that_was_not_finite_stands_as_null(self) -> None:
         state = fold(RUNNING, line(metrics={"train_loss": 0.5}), line(metrics={"train_loss": None}))
         assert state.latest_metrics == {"train_loss": None}
+
+    def test_names_without_end_are_left_in_their_lines_and_the_task_says_so(self) -> None:
+        names = [f"loss/{number}" for number in range(MAX_NAMES + 2)]
+        full = fold(RUNNING, *(line(metrics={name: 1.0}) for name in names[:MAX_NAMES]))
+        assert full.warnings == ()
+        news = {names[0]: 0.5, "epoch": 3, "val_acc": 81.0, **dict.fromkeys(names[MAX_NAMES:], 0.1)}
+        state, (entry,) = full.after([line(metrics=news)])
+        assert entry.metrics == {names[0]: 0.5, "epoch": 3, "val_acc": 81.0}
+        assert state.latest_metrics == {**full.latest_metrics, **entry.metrics}
+        assert state.warnings == (TOO_MANY_NAMES,)
+        assert fold(state, line(metrics=news)).warnings == (TOO_MANY_NAMES,)
+
+    def test_of_the_names_of_one_line_the_first_ones_are_kept(self) -> None:
+        names = [f"loss/{number}" for number in range(MAX_NAMES + 2)]
+        assert list(fold(RUNNING, line(metrics=dict.fromkeys(names, 1.0))).latest_metrics) == names[:MAX_NAMES]
 
     def test_the_epoch_is_the_one_that_was_printed_last(self) -> None:
         state = fold(RUNNING, line(metrics={"epoch": 2, "total_epochs": 10}), line(metrics={"epoch": 3}))
