@@ -6,6 +6,7 @@ answer may be another one by then (`services.alerts.targets`).
 
 from __future__ import annotations
 
+import logging
 import smtplib
 import socket
 import ssl
@@ -13,9 +14,13 @@ from typing import Any
 
 from services.alerts.targets import resolve
 
+logger = logging.getLogger(__name__)
+
 
 def send_mail(plugin: Any, title: str, body: str, *, allow_private: bool, timeout_s: float) -> None:
     """Args: plugin: what Apprise has made of a URL of mail. TLS verifies the name, as far as the URL wants it.
+
+    Mail that some of its recipients get is sent: tried again, it would reach those a second time. Others are logged.
 
     Raises:
         TargetRefused: one of the server's addresses is not public.
@@ -31,6 +36,8 @@ def send_mail(plugin: Any, title: str, body: str, *, allow_private: bool, timeou
         if plugin.secure_mode == "ssl"
         else _ToAddress(address, host, port, timeout=timeout_s)
     )
+    refused: dict[str, tuple[int, bytes]] = {}
+    is_taken = False
     with server:
         if plugin.secure_mode == "starttls":
             server.starttls(context=context)
@@ -48,9 +55,15 @@ def send_mail(plugin: Any, title: str, body: str, *, allow_private: bool, timeou
             smtp_host=host,
             names=plugin.names,
         ):
-            refused = server.sendmail(plugin.from_addr[1], message.to_addrs, message.body)
-            if refused:
-                raise smtplib.SMTPRecipientsRefused(refused)
+            try:
+                refused |= server.sendmail(plugin.from_addr[1], message.to_addrs, message.body)
+                is_taken = True
+            except smtplib.SMTPRecipientsRefused as error:
+                refused |= error.recipients
+    if refused and not is_taken:
+        raise smtplib.SMTPRecipientsRefused(refused)
+    if refused:
+        logger.warning("Mail through %s was refused for some of its recipients: %s", host, refused)
 
 
 class _ToAddress(smtplib.SMTP):

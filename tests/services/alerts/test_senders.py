@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from datetime import UTC, datetime
+from contextlib import closing, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from models.alerts import WebhookBody
 from services.alerts import senders
@@ -128,7 +133,7 @@ def test_a_name_that_changes_between_check_and_use_leads_to_what_was_checked(
 @OLD_MODULE
 def test_mail_goes_to_the_address_that_was_checked(listen: Listen, monkeypatch: pytest.MonkeyPatch) -> None:
     mail: list[str] = []
-    port = port_of(listen(lambda connection: mail.extend(taken_by_smtp(connection))))
+    port = port_of(listen(lambda connection: take_by_smtp(connection, mail)))
     asked = name_server(monkeypatch, ["127.0.0.1"], ["192.0.2.1"])
     post(f"mailto://mail.example:{port}/you@there.net?from=me@here.net&mode=insecure")
     assert asked == ["mail.example"]
@@ -149,9 +154,75 @@ def test_mail_is_not_sent_inside(listen: Listen, monkeypatch: pytest.MonkeyPatch
 @OLD_MODULE
 @pytest.mark.parametrize("code", [b"550", b"421"])
 def test_mail_that_is_refused_is_not_delivered(listen: Listen, code: bytes) -> None:
-    port = port_of(listen(lambda connection: taken_by_smtp(connection, recipient=code)))
+    port = port_of(listen(lambda connection: take_by_smtp(connection, [], recipient=code)))
     with pytest.raises(SendError, match="SMTPRecipientsRefused"):
         post(f"mailto://127.0.0.1:{port}/you@there.net?from=me@here.net&mode=insecure")
+
+
+@OLD_MODULE
+def test_mail_that_one_of_two_recipients_gets_is_sent_and_the_other_is_logged(
+    listen: Listen, caplog: pytest.LogCaptureFixture
+) -> None:
+    mail: list[str] = []
+    port = port_of(listen(lambda connection: take_by_smtp(connection, mail, refused="<you@there.net>")))
+    post(f"mailto://127.0.0.1:{port}/you@there.net/me@there.net?from=me@here.net&mode=insecure")
+    assert [part for part in mail if part.startswith("TO:")] == ["TO:<you@there.net>", "TO:<me@there.net>"]
+    assert sum("the loss is no number" in part for part in mail) == 1
+    (logged,) = [record.getMessage() for record in caplog.records if record.name == "services.alerts.mail"]
+    assert "you@there.net" in logged
+    assert "me@there.net" not in logged
+
+
+@OLD_MODULE
+@pytest.mark.parametrize("mode", ["ssl", "starttls"])
+def test_mail_by_tls_goes_to_the_address_that_was_checked_under_the_name_that_was_asked_for(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, certificate: Path, mode: str
+) -> None:
+    mail: list[str] = []
+    port = port_of(listen(lambda connection: take_by_tls(connection, mail, certificate, mode)))
+    asked = name_server(monkeypatch, ["127.0.0.1"], ["192.0.2.1"])
+    post(f"mailtos://mail.example:{port}/you@there.net?from=me@here.net&mode={mode}")
+    assert asked == ["mail.example"]
+    assert mail[:2] == ["FROM:<me@here.net>", "TO:<you@there.net>"]
+
+
+@OLD_MODULE
+@pytest.mark.parametrize("mode", ["ssl", "starttls"])
+@pytest.mark.parametrize(("wish", "is_sent"), [("", False), ("&verify=no", True)])
+def test_a_mail_server_of_another_name_gets_no_mail_unless_nobody_asks_it(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, certificate: Path, mode: str, wish: str, is_sent: bool
+) -> None:
+    mail: list[str] = []
+
+    def serve(connection: socket.socket) -> None:
+        with suppress(OSError):  # whoever does not trust this server says so, and goes
+            take_by_tls(connection, mail, certificate, mode)
+
+    port = port_of(listen(serve))
+    name_server(monkeypatch, ["127.0.0.1"])
+    with nullcontext() if is_sent else pytest.raises(SendError, match="SSLCertVerificationError"):
+        post(f"mailtos://other.example:{port}/you@there.net?from=me@here.net&mode={mode}{wish}")
+    assert bool(mail) is is_sent
+
+
+@pytest.fixture
+def certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of `mail.example`, with its key; this process trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mail.example")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(hours=1), now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("mail.example")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = tmp_path / "mail.pem"
+    path.write_bytes(made.public_bytes(encoding) + private)
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    return path
 
 
 @pytest.mark.parametrize("key", ["pgppub=http://10.0.0.1/", "PGPPRV=http://10.0.0.1/", "wkd=yes", "pgp=encrypt"])
@@ -169,22 +240,38 @@ def port_of(url: str) -> int:
     return int(url.rstrip("/").rpartition(":")[2])
 
 
-def taken_by_smtp(connection: socket.socket, *, recipient: bytes = b"250") -> list[str]:
-    """Sender, recipients and text of the mail that comes, as far as this server takes it (RFC 5321)."""
-    found, answers = [], {"RCPT": recipient, "DATA": b"354", "QUIT": b"221"}
+def take_by_tls(connection: socket.socket, mail: list[str], certificate: Path, mode: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    if mode == "starttls":  # RFC 3207: two greetings, the second one within TLS
+        with connection.makefile("rwb", buffering=0) as stream:
+            stream.write(b"220 here\r\n")
+            for answer in (b"250-here\r\n250 STARTTLS\r\n", b"220 go ahead\r\n"):
+                stream.readline()
+                stream.write(answer)
+    with context.wrap_socket(connection, server_side=True) as secured:
+        take_by_smtp(secured, mail, greets=mode == "ssl")
+
+
+def take_by_smtp(
+    connection: socket.socket, mail: list[str], *, recipient: bytes = b"250", refused: str = "", greets: bool = True
+) -> None:
+    """Add sender, recipients and text to `mail`, as far as this server takes it (RFC 5321), before it says so."""
+    answers = {"RCPT": recipient, "DATA": b"354", "QUIT": b"221"}
     with connection.makefile("rwb", buffering=0) as stream:
-        stream.write(b"220 here\r\n")
+        if greets:
+            stream.write(b"220 here\r\n")
         for line in stream:
             verb, _, rest = line.decode().strip().partition(" ")
-            stream.write(answers.get(verb.upper(), b"250") + b" so be it\r\n")
             if verb.upper() in ("MAIL", "RCPT"):
-                found.append(rest.split()[0])
-            elif verb.upper() == "DATA":
-                found.append("".join(each.decode() for each in iter(stream.readline, b".\r\n")))
+                mail.append(rest.split()[0])
+            answer = b"550" if refused and refused in rest else answers.get(verb.upper(), b"250")
+            stream.write(answer + b" so be it\r\n")
+            if verb.upper() == "DATA":
+                mail.append("".join(each.decode() for each in iter(stream.readline, b".\r\n")))
                 stream.write(b"250 taken\r\n")
             elif verb.upper() == "QUIT":
                 break
-    return found
 
 
 def name_server(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
