@@ -11,6 +11,7 @@ import runpy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TextIO
@@ -19,35 +20,33 @@ IMPORTED = ["pytest", "trainer.loop", "trainer.workers", "tests.trainer.forked"]
 
 
 @contextmanager
-def forked_trainer(folder: Path, arguments: list[str], prelude: str = "") -> Iterator[tuple[BaseProcess, TextIO]]:
-    """The process, on one thread, and what it prints; `prelude` is run in it before. stderr goes to `folder`/stderr."""
+def forked_trainer(stderr: Path, arguments: list[str], prelude: str = "") -> Iterator[tuple[BaseProcess, TextIO]]:
+    """The process, on one thread, and what it prints; `prelude` is run in it before. It has ended when this has."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
-    pipe = folder / "stdout"
-    os.mkfifo(pipe)
-    process = context.Process(target=_main, args=(str(pipe), str(folder / "stderr"), prelude, arguments))
+    ours, its = context.Pipe(duplex=False)
+    process = context.Process(target=_main, args=(its, str(stderr), prelude, arguments))
     process.start()
+    its.close()
     try:
-        with pipe.open(encoding="utf-8") as output:
+        with ours, open(ours.fileno(), encoding="utf-8", closefd=False) as output:
             yield process, output
             output.read()
         process.join()
     finally:
         process.kill()
         process.join()
-        pipe.unlink()
 
 
-def _main(pipe: str, stderr: str, prelude: str, arguments: list[str]) -> None:
+def _main(pipe: Connection, stderr: str, prelude: str, arguments: list[str]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    for path, stream in ((pipe, sys.__stdout__), (stderr, sys.__stderr__)):
-        assert stream is not None
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-        os.dup2(descriptor, stream.fileno())
-        os.close(descriptor)
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    os.dup2(pipe.fileno(), 1)
+    pipe.close()
+    errors = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(errors, 2)
+    os.close(errors)
     sys.argv[1:] = arguments
     exec(prelude, {})
     runpy.run_module("trainer", run_name="__main__", alter_sys=True)

@@ -62,7 +62,7 @@ def arguments(folder: Path, digits: Path, model: str, optimizer: str, **changes:
 
 
 def ran(folder: Path, arguments: list[str], prelude: str = "") -> tuple[int | None, list[str]]:
-    with forked_trainer(folder, arguments, prelude) as (process, output):
+    with forked_trainer(folder / "stderr", arguments, prelude) as (process, output):
         lines = output.read().splitlines()
     assert (folder / "stderr").read_text() == ""
     return process.exitcode, lines
@@ -165,7 +165,7 @@ def test_a_training_with_options_goes_on_as_if_it_had_not_been_killed(digits: Pa
 def killed_at_line(folder: Path, start: str, arguments: list[str]) -> list[str]:
     """Run until a line begins so, and kill it from outside at that moment."""
     said: list[str] = []
-    with forked_trainer(folder, arguments) as (process, output):
+    with forked_trainer(folder / "stderr", arguments) as (process, output):
         for line in output:
             said.append(line.rstrip("\n"))
             if line.startswith(start):

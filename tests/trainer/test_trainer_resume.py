@@ -91,19 +91,31 @@ STATEFUL: list[dict[str, Any]] = [
 """Every option that has a state, or draws numbers, or has a part in the optimizer's."""
 
 
-@pytest.mark.parametrize("options", STATEFUL, ids=lambda options: next(iter(options)))
-@pytest.mark.parametrize("cut", [2, 3])
-def test_so_it_does_with_every_option(digits: Path, tmp_path: Path, options: dict[str, Any], cut: int) -> None:
-    """mnasnet0_5 drops out: what is drawn for the images must leave the numbers of the network alone."""
-    request = request_for(
+@pytest.fixture(scope="module", params=STATEFUL, ids=lambda options: next(iter(options)))
+def with_options(
+    request: pytest.FixtureRequest, digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainingRequest, Path, list[str]]:
+    """A request, and the folder and the lines of a training that was not cut off.
+
+    mnasnet0_5 drops out: what is drawn for the images must leave the numbers of the network alone.
+    """
+    asked = request_for(
         digits,
         num_classes=6,
         num_epochs=4,
         model="mnasnet0_5",
         max_unreadable_share=0.5,
-        **{"learning_rate": 1e-2} | options,
+        **{"learning_rate": 1e-2} | request.param,
     )
-    whole = trained(request, tmp_path / "whole")
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return asked, folder, trained(asked, folder)
+
+
+@pytest.mark.parametrize("cut", [2, 3])
+def test_so_it_does_with_every_option(
+    with_options: tuple[TrainingRequest, Path, list[str]], tmp_path: Path, cut: int
+) -> None:
+    request, whole_folder, whole = with_options
     first = trained(request, tmp_path / "cut", until=f"Epoch [{cut}/4] started")
     torch.rand(3)
     rest = trained(request, tmp_path / "cut", resume=True)
@@ -112,7 +124,7 @@ def test_so_it_does_with_every_option(digits: Path, tmp_path: Path, options: dic
     after = rest.index(f"Epoch [{cut}/4] started")
     assert without_timings(first[:begun] + rest[after:]) == without_timings(whole)
     for name in ("last.pt", "best.pt"):
-        assert same(content(tmp_path / "cut" / name), content(tmp_path / "whole" / name)), name
+        assert same(content(tmp_path / "cut" / name), content(whole_folder / name)), name
 
 
 def test_the_state_of_an_option_is_in_the_checkpoint_where_it_is_chosen(digits: Path, tmp_path: Path) -> None:
