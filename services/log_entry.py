@@ -20,6 +20,8 @@ Metrics = Mapping[str, Number | None]
 
 RESOURCES = "Resources: "
 """Begins the lines in which the service says what a task takes of the machine."""
+SAMPLED = frozenset({"cpu_percent", "memory_mib", "gpu_memory_mib", "gpu_percent"})
+"""What is said in them."""
 MAX_MESSAGE = 65_536
 """Characters of a line that are kept; a longer one says how much was cut."""
 _INT64 = 2**63

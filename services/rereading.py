@@ -17,7 +17,7 @@ from models.schemas import LogReading, TaskStatus
 from services.log_entry import CARRIED, LogEntry, Metrics, clean_metrics, clean_step
 from services.parsing import LineParser
 from services.pattern_warnings import PatternWatch, without_pattern_warnings
-from services.task_state import TOO_MANY_NAMES, TaskState
+from services.task_state import TaskState, is_of_too_many_names
 
 ChangedLine = tuple[str | None, int | None, str | None, str, int]
 """Metrics as JSON, step and stage, as they are now; task and sequence number."""
@@ -53,8 +53,8 @@ class Rereading:
         self.changed: list[ChangedLine] = []
         self.last: deque[LogEntry] = deque(maxlen=keep)
         self._request = {**unread.request, **reading.model_dump(mode="json", include=set(LogReading.model_fields))}
-        self._warnings = [each for each in without_pattern_warnings(unread.warnings) if each != TOO_MANY_NAMES]
-        self._state = replace(unread, warnings=())
+        self._warnings = [each for each in without_pattern_warnings(unread.warnings) if not is_of_too_many_names(each)]
+        self._state = replace(unread, request=self._request, warnings=())
         self._old_stage = unread.stage
         self._attempt = unread.attempt
         self._points: defaultdict[str, list[Point]] = defaultdict(list)

@@ -7,23 +7,34 @@ The writer folds inside the transaction that stores the lines, and stores the st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from models.schemas import Stage, StatusTransition, TaskResponse, TaskStatus, TrainingMetrics
-from services.log_entry import LogEntry, Metrics, Number, StatusChange, local_time
+from services.log_entry import SAMPLED, LogEntry, Metrics, Number, StatusChange, local_time
 from services.state_machine import PLAIN, Transition, may_follow
 from services.units import percent_families, units_of
 
 TRAINING, IMPORT = "training", "import"
 """Types of tasks. A command is a training."""
 MAX_NAMES = 5_000
-"""Metrics that a task has, beside the published ones. A log that puts a count or an address into each name would have
-them grow without end."""
-_PUBLISHED = frozenset(TrainingMetrics.model_fields)
-TOO_MANY_NAMES = f"More than {MAX_NAMES:,} metrics: further names stay in their lines, and their values are not kept."
+"""Metrics of a task whose names its log has made up: one that puts a count or an address into each name would have them
+grow without end. Published ones, those of the service's own samples and those of own patterns are not counted."""
+_KNOWN = frozenset(TrainingMetrics.model_fields) | SAMPLED
+_NAMED_GROUP = re.compile(r"\(\?P?<(\w+)>")
+_TOO_MANY = "Too many names of metrics: "
+
+
+def too_many_names(first: str) -> str:
+    """The warning of a task; `first` is the first name that is left out."""
+    return f"{_TOO_MANY}the values of {first!r} and of further names stay in their lines, and have no history."
+
+
+def is_of_too_many_names(warning: str) -> bool:
+    return warning.startswith(_TOO_MANY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,17 +178,25 @@ class _Fold:
         return {name: getattr(self, name) for name in self.__slots__}
 
     def kept(self, metrics: Metrics) -> Metrics:
-        """Those that the task has, published ones, and others up to `MAX_NAMES`."""
-        room = MAX_NAMES - len(self.latest_metrics)
-        if len(metrics) <= room:
+        """Without new names where the task has `MAX_NAMES` of those that a log has made up."""
+        if len(self.latest_metrics) + len(metrics) <= MAX_NAMES:
             return metrics
-        new = [name for name in metrics if name not in self.latest_metrics and name not in _PUBLISHED]
-        if len(new) <= room:
+        known = self._asked_for()
+        made_up = [name for name in metrics if name not in self.latest_metrics and name not in known]
+        room = max(0, MAX_NAMES - len(self.latest_metrics.keys() - known)) if made_up else 0
+        if len(made_up) <= room:
             return metrics
-        if TOO_MANY_NAMES not in self.warnings:
-            self.warnings = (*self.warnings, TOO_MANY_NAMES)
-        left_out = frozenset(new[max(0, room) :])
+        if not any(map(is_of_too_many_names, self.warnings)):
+            self.warnings = (*self.warnings, too_many_names(made_up[room]))
+        left_out = frozenset(made_up[room:])
         return {name: value for name, value in metrics.items() if name not in left_out}
+
+    def _asked_for(self) -> frozenset[str]:
+        """Metrics of own patterns, as far as those say their names."""
+        found = set()
+        for definition in self.request.get("metric_definitions") or ():
+            found.update([definition["name"]] if definition.get("name") else _NAMED_GROUP.findall(definition["regex"]))
+        return _KNOWN | found
 
     def merge(self, entry: LogEntry, metrics: Metrics) -> None:
         self.latest_metrics = {**self.latest_metrics, **metrics}

@@ -56,7 +56,7 @@ STATUS_DESCRIPTION = """\
 | `latest_metrics` | 最新的训练指标, see below |
 | `created_at`, `updated_at` | 创建与更新时间, local time |
 | `reason`, `error` | why the task ended, where there is something to say |
-| `warnings` | e.g. fields of the request that are not known, own patterns that match nothing |
+| `warnings` | e.g. fields of the request that are not known, own patterns that match nothing, too many names |
 | `units` | `percent` or `fraction` for each accuracy in `latest_metrics`, of commands and imported logs |
 | `name`, `description`, `priority` | as the request gave them |
 | `storage` | `degraded` while log lines wait for the disk; nothing is lost |

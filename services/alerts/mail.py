@@ -10,6 +10,7 @@ import logging
 import smtplib
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
 from services.alerts.targets import resolve
@@ -17,14 +18,15 @@ from services.alerts.targets import resolve
 logger = logging.getLogger(__name__)
 
 
-def send_mail(plugin: Any, title: str, body: str, *, allow_private: bool, timeout_s: float) -> None:
+def send_mail(plugin: Any, title: str, body: str, *, allow_private: bool, timeout_s: float) -> str | None:
     """Args: plugin: what Apprise has made of a URL of mail. TLS verifies the name, as far as the URL wants it.
 
-    Mail that some of its recipients get is sent: tried again, it would reach those a second time. Others are logged.
+    Mail that one of its recipients has got is sent: tried again, it would reach that one a second time. What became of
+    the others is answered, and logged with their addresses.
 
     Raises:
         TargetRefused: one of the server's addresses is not public.
-        OSError: it cannot be reached, or does not take the message (`smtplib.SMTPException` is one as well).
+        OSError: nobody has got it (`smtplib.SMTPException` is one as well).
     """
     host, port = plugin.smtp_host or plugin.host, plugin.port or 0
     address = resolve(host, port, allow_private=allow_private)
@@ -36,34 +38,46 @@ def send_mail(plugin: Any, title: str, body: str, *, allow_private: bool, timeou
         if plugin.secure_mode == "ssl"
         else _ToAddress(address, host, port, timeout=timeout_s)
     )
-    refused: dict[str, tuple[int, bytes]] = {}
-    is_taken = False
-    with server:
+    try:
         if plugin.secure_mode == "starttls":
             server.starttls(context=context)
         if plugin.user and plugin.password:
             server.login(plugin.user, plugin.password)
-        for message in plugin.prepare_emails(
-            subject=title,
-            body=body,
-            notify_format="text",
-            from_addr=plugin.from_addr,
-            to=plugin.targets,
-            cc=plugin.cc,
-            bcc=plugin.bcc,
-            reply_to=plugin.reply_to,
-            smtp_host=host,
-            names=plugin.names,
-        ):
-            try:
-                refused |= server.sendmail(plugin.from_addr[1], message.to_addrs, message.body)
-                is_taken = True
-            except smtplib.SMTPRecipientsRefused as error:
-                refused |= error.recipients
-    if refused and not is_taken:
-        raise smtplib.SMTPRecipientsRefused(refused)
-    if refused:
-        logger.warning("Mail through %s was refused for some of its recipients: %s", host, refused)
+        return _send_each(server, plugin, title, body)
+    finally:
+        with suppress(OSError):  # by now it is known what was sent
+            server.quit()
+        server.close()
+
+
+def _send_each(server: smtplib.SMTP, plugin: Any, title: str, body: str) -> str | None:
+    count = 0
+    missed: list[str] = []
+    error: OSError | None = None
+    for message in plugin.prepare_emails(
+        subject=title,
+        body=body,
+        notify_format="text",
+        from_addr=plugin.from_addr,
+        to=plugin.targets,
+        cc=plugin.cc,
+        bcc=plugin.bcc,
+        reply_to=plugin.reply_to,
+        smtp_host=plugin.smtp_host or plugin.host,
+        names=plugin.names,
+    ):
+        count += len(message.to_addrs)
+        try:
+            missed += server.sendmail(plugin.from_addr[1], message.to_addrs, message.body).keys()
+        except OSError as raised:
+            missed += message.to_addrs
+            error = raised
+    if not missed:
+        return None
+    if len(missed) == count and error:
+        raise error
+    logger.warning("Mail was not taken for %s (%r)", ", ".join(missed), error)
+    return f"{len(missed)} of {count} recipients did not get it"
 
 
 class _ToAddress(smtplib.SMTP):

@@ -108,9 +108,9 @@ class Outbox:
         names = ("rule_id", "rule_name", "kind", "task_id", "message", "line_id")
         data = {"alert_id": row["firing_id"], **{name: row[name] for name in names}}
         body = WebhookBody(type="alert.fired", timestamp=row["at"], data=data)
-        changes: dict[str, Any] = {"tries": tries, "state": "delivered", "error": None}
+        changes: dict[str, Any] = {"tries": tries, "state": "delivered"}
         try:
-            send(channel, row["webhook_id"], body, allow_private=self._allow_private)
+            changes["error"] = send(channel, row["webhook_id"], body, allow_private=self._allow_private)
         except SendError as error:
             delay = min(self._first_delay_s * 2 ** (tries - 1), MAX_DELAY_S) * random.uniform(0.5, 1)  # noqa: S311
             state = "failed" if error.final or tries >= MAX_TRIES else "pending"

@@ -63,35 +63,36 @@ def sign(secret: str, webhook_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(secret.encode(), signed, hashlib.sha256).digest()).decode()
 
 
-def send(channel: Mapping[str, Any], webhook_id: str, body: WebhookBody, *, allow_private: bool) -> None:
-    """Raises: SendError: also when it takes longer than `TIMEOUT_S`."""
+def send(channel: Mapping[str, Any], webhook_id: str, body: WebhookBody, *, allow_private: bool) -> str | None:
+    """What there is to say of a message that was sent: who of several has not got it.
 
-    def deliver() -> None:
+    Raises: SendError: also when it takes longer than `TIMEOUT_S`.
+    """
+
+    def deliver() -> str | None:
         if channel["kind"] == "webhook":
             _send_webhook(channel, webhook_id, body.model_dump_json().encode(), allow_private=allow_private)
-        else:
-            _send_apprise(channel["url"], body, allow_private=allow_private)
+            return None
+        return _send_apprise(channel["url"], body, allow_private=allow_private)
 
     try:
-        _within(TIMEOUT_S, deliver)
+        return _within(TIMEOUT_S, deliver)
     except TimeoutError:
         raise SendError(f"no answer within {TIMEOUT_S:g} s") from None
 
 
-def _within(limit_s: float, call: Callable[[], None]) -> None:
+def _within(limit_s: float, call: Callable[[], str | None]) -> str | None:
     """What cannot be hurried, a resolver or a plugin, is left behind on its thread when it is late."""
-    done: Future[None] = Future()
+    done: Future[str | None] = Future()
 
     def run() -> None:
         try:
-            call()
+            done.set_result(call())
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             done.set_exception(error)
-        else:
-            done.set_result(None)
 
     threading.Thread(target=run, name="alert-send", daemon=True).start()
-    done.result(limit_s)
+    return done.result(limit_s)
 
 
 def _send_webhook(channel: Mapping[str, Any], webhook_id: str, body: bytes, *, allow_private: bool) -> None:
@@ -118,7 +119,7 @@ def _send_webhook(channel: Mapping[str, Any], webhook_id: str, body: bytes, *, a
         raise SendError(f"the receiver answered {status}", final=status == 410)
 
 
-def _send_apprise(url: str, body: WebhookBody, *, allow_private: bool) -> None:
+def _send_apprise(url: str, body: WebhookBody, *, allow_private: bool) -> str | None:
     import apprise
 
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # it would log URLs
@@ -129,8 +130,7 @@ def _send_apprise(url: str, body: WebhookBody, *, allow_private: bool) -> None:
         title = str(body.data.get("rule_name", "alert"))
         text = f"{body.data.get('task_id', '')}: {body.data.get('message', '')}"
         if urlsplit(url).scheme in MAIL:
-            send_mail(plugin, title, text, allow_private=allow_private, timeout_s=TIMEOUT_S)
-            return
+            return send_mail(plugin, title, text, allow_private=allow_private, timeout_s=TIMEOUT_S)
         delivered = plugin.notify(body=text, title=title)
     except SendError:
         raise
@@ -140,3 +140,4 @@ def _send_apprise(url: str, body: WebhookBody, *, allow_private: bool) -> None:
         raise SendError(f"not sent ({type(error).__name__})") from None
     if not delivered:
         raise SendError("the service did not take it")
+    return None

@@ -143,10 +143,10 @@ class AlertService:
         data = {"rule_name": "Test", "task_id": "test", "message": "This is a test of the channel"}
         body = WebhookBody(type="alert.test", timestamp=datetime.now(UTC), data=data)
         try:
-            send(row, f"msg_{uuid4().hex}", body, allow_private=self._allow_private)
+            missed = send(row, f"msg_{uuid4().hex}", body, allow_private=self._allow_private)
         except SendError as error:
             return TestResult(delivered=False, error=str(error))
-        return TestResult(delivered=True)
+        return TestResult(delivered=True, error=missed)
 
     def firings(
         self, task_id: str | None = None, after: int | None = None, before: int | None = None, limit: int = 50

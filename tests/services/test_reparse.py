@@ -23,7 +23,7 @@ from services.log_entry import LogEntry
 from services.parsing import LineParser
 from services.rereading import Rereading
 from services.storage.tables import metric_points
-from services.task_state import TOO_MANY_NAMES, TaskState
+from services.task_state import TaskState, too_many_names
 from services.training_service import TrainingService
 from settings import Settings
 from tests.scripted_executor import ScriptedExecutor
@@ -120,10 +120,12 @@ class TestOfAnEndedTask:
         unknown = "Unknown field 'extra' was ignored."
         monkeypatch.setattr("services.task_state.MAX_NAMES", 0)
         for _ in range(2):
-            state = service.reparse(task_id, DICE)
-            assert state.warnings == (unknown, TOO_MANY_NAMES)
+            state = service.reparse(task_id, LogReading())
+            assert state.warnings == (unknown, too_many_names("dice"))
             assert "dice" not in state.latest_metrics
-        assert service.reparse(task_id, NOTHING).warnings == (unknown,)
+        state = service.reparse(task_id, DICE)
+        assert state.warnings == (unknown,)
+        assert state.latest_metrics["dice"] == 0.75
 
     def test_the_reading_is_kept_with_the_request(self, service: TrainingService, task_id: str) -> None:
         state = service.reparse(task_id, DICE)

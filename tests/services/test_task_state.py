@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models.schemas import Stage, TaskStatus, TrainingMetrics, wire
 from services.log_entry import LogEntry, clean_metrics, clean_step
 from services.parsing import LineParser
-from services.task_state import MAX_NAMES, TOO_MANY_NAMES, TaskState
+from services.task_state import MAX_NAMES, TaskState, too_many_names
 from tests.services.builders import fold, line, task_state, turn
 
 RUNNING = task_state(status=TaskStatus.RUNNING)
@@ -135,16 +135,27 @@ class TestMetrics:
         names = [f"loss/{number}" for number in range(MAX_NAMES + 2)]
         full = fold(RUNNING, *(line(metrics={name: 1.0}) for name in names[:MAX_NAMES]))
         assert full.warnings == ()
-        news = {names[0]: 0.5, "epoch": 3, "val_acc": 81.0, **dict.fromkeys(names[MAX_NAMES:], 0.1)}
+        news = {names[0]: 0.5, **dict.fromkeys(names[MAX_NAMES:], 0.1)}
         state, (entry,) = full.after([line(metrics=news)])
-        assert entry.metrics == {names[0]: 0.5, "epoch": 3, "val_acc": 81.0}
+        assert entry.metrics == {names[0]: 0.5}
         assert state.latest_metrics == {**full.latest_metrics, **entry.metrics}
-        assert state.warnings == (TOO_MANY_NAMES,)
-        assert fold(state, line(metrics=news)).warnings == (TOO_MANY_NAMES,)
+        assert state.warnings == (too_many_names(names[MAX_NAMES]),)
+        assert fold(state, line(metrics={"another": 1.0})).warnings == state.warnings
 
     def test_of_the_names_of_one_line_the_first_ones_are_kept(self) -> None:
         names = [f"loss/{number}" for number in range(MAX_NAMES + 2)]
         assert list(fold(RUNNING, line(metrics=dict.fromkeys(names, 1.0))).latest_metrics) == names[:MAX_NAMES]
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_names_that_are_known_or_asked_for_have_room_and_take_none(self, first: bool) -> None:
+        definitions = [{"name": "dice", "regex": "D=(.*)"}, {"name": None, "regex": "(?P<iou>.*) (?<hd>.*)"}]
+        state = task_state(status=TaskStatus.RUNNING, request={"metric_definitions": definitions})
+        made_up = dict.fromkeys([f"loss/{number}" for number in range(MAX_NAMES)], 1.0)
+        known = dict.fromkeys([*TrainingMetrics.model_fields, "cpu_percent", "gpu_percent", "dice", "iou", "hd"], 0.5)
+        lines = [line(metrics=known), line(metrics=made_up)]
+        full = fold(state, *(lines if first else reversed(lines)), line(metrics=known))
+        assert full.latest_metrics == {**known, **made_up}
+        assert full.warnings == ()
 
     def test_the_epoch_is_the_one_that_was_printed_last(self) -> None:
         state = fold(RUNNING, line(metrics={"epoch": 2, "total_epochs": 10}), line(metrics={"epoch": 3}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
@@ -154,23 +155,44 @@ def test_mail_is_not_sent_inside(listen: Listen, monkeypatch: pytest.MonkeyPatch
 @OLD_MODULE
 @pytest.mark.parametrize("code", [b"550", b"421"])
 def test_mail_that_is_refused_is_not_delivered(listen: Listen, code: bytes) -> None:
-    port = port_of(listen(lambda connection: take_by_smtp(connection, [], recipient=code)))
+    port = port_of(listen(lambda connection: take_by_smtp(connection, [], {"RCPT": code})))
     with pytest.raises(SendError, match="SMTPRecipientsRefused"):
         post(f"mailto://127.0.0.1:{port}/you@there.net?from=me@here.net&mode=insecure")
 
 
 @OLD_MODULE
-def test_mail_that_one_of_two_recipients_gets_is_sent_and_the_other_is_logged(
-    listen: Listen, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"RCPT TO:<b@": b"550"},
+        {"RCPT TO:<b@": b"450"},
+        {"RCPT TO:<b@": b"421"},
+        {"MAIL 2": b"452"},
+        {"DATA 2": b"451"},
+        {"MAIL 2": b""},
+    ],
+    ids=["no such one", "greylisted", "closes", "too much mail", "no room", "is gone"],
+)
+def test_mail_that_one_of_its_recipients_gets_is_not_tried_again_and_what_became_of_the_others_is_told(
+    listen: Listen, caplog: pytest.LogCaptureFixture, answers: dict[str, bytes]
 ) -> None:
     mail: list[str] = []
-    port = port_of(listen(lambda connection: take_by_smtp(connection, mail, refused="<you@there.net>")))
-    post(f"mailto://127.0.0.1:{port}/you@there.net/me@there.net?from=me@here.net&mode=insecure")
-    assert [part for part in mail if part.startswith("TO:")] == ["TO:<you@there.net>", "TO:<me@there.net>"]
-    assert sum("the loss is no number" in part for part in mail) == 1
+    port = port_of(listen(lambda connection: take_by_smtp(connection, mail, answers)))
+    said = post(f"mailto://127.0.0.1:{port}/a@there.net/b@there.net?from=me@here.net&mode=insecure")
+    assert said == "1 of 2 recipients did not get it"
+    assert [part for part in mail if "the loss is no number" in part] == mail[2:3]
     (logged,) = [record.getMessage() for record in caplog.records if record.name == "services.alerts.mail"]
-    assert "you@there.net" in logged
-    assert "me@there.net" not in logged
+    assert "b@there.net" in logged
+    assert "a@there.net" not in logged
+
+
+@OLD_MODULE
+@pytest.mark.parametrize("goodbye", [b"250", b"451", b""])
+def test_mail_is_sent_however_the_server_says_goodbye(listen: Listen, goodbye: bytes) -> None:
+    mail: list[str] = []
+    port = port_of(listen(lambda connection: take_by_smtp(connection, mail, {"QUIT": goodbye})))
+    assert post(f"mailto://127.0.0.1:{port}/you@there.net?from=me@here.net&mode=insecure") is None
+    assert "the loss is no number" in mail[2]
 
 
 @OLD_MODULE
@@ -231,9 +253,9 @@ def test_mail_reads_no_keys_from_elsewhere(key: str) -> None:
     assert check_url("apprise", "mailtos://me:secret@here.net?to=you@there.net", allow_private=False) is None
 
 
-def post(url: str, *, allow_private: bool = True) -> None:
+def post(url: str, *, allow_private: bool = True) -> str | None:
     body = BODY.model_copy(update={"data": {"rule_name": "nan", "message": "the loss is no number"}})
-    send({"kind": "apprise", "url": url, "secret": None}, "msg_1", body, allow_private=allow_private)
+    return send({"kind": "apprise", "url": url, "secret": None}, "msg_1", body, allow_private=allow_private)
 
 
 def port_of(url: str) -> int:
@@ -254,23 +276,32 @@ def take_by_tls(connection: socket.socket, mail: list[str], certificate: Path, m
 
 
 def take_by_smtp(
-    connection: socket.socket, mail: list[str], *, recipient: bytes = b"250", refused: str = "", greets: bool = True
+    connection: socket.socket, mail: list[str], answers: dict[str, bytes] | None = None, *, greets: bool = True
 ) -> None:
-    """Add sender, recipients and text to `mail`, as far as this server takes it (RFC 5321), before it says so."""
-    answers = {"RCPT": recipient, "DATA": b"354", "QUIT": b"221"}
+    """Add sender, recipients and text to `mail`, as far as this server takes it (RFC 5321), before it says so.
+
+    `answers` are codes to what begins so, or to the n-th command of a kind; to none of it the connection is closed.
+    """
+    codes = (answers or {}) | {"DATA": b"354", "QUIT": b"221"} | (answers or {})  # what is asked for comes first
+    counts: Counter[str] = Counter()
     with connection.makefile("rwb", buffering=0) as stream:
         if greets:
             stream.write(b"220 here\r\n")
         for line in stream:
             verb, _, rest = line.decode().strip().partition(" ")
-            if verb.upper() in ("MAIL", "RCPT"):
+            verb = verb.upper()
+            counts[verb] += 1
+            if verb in ("MAIL", "RCPT"):
                 mail.append(rest.split()[0])
-            answer = b"550" if refused and refused in rest else answers.get(verb.upper(), b"250")
-            stream.write(answer + b" so be it\r\n")
-            if verb.upper() == "DATA":
+            said = [f"{verb} {rest}", f"{verb} {counts[verb]}"]
+            code = next((code for key, code in codes.items() if any(each.startswith(key) for each in said)), b"250")
+            if not code:
+                break
+            stream.write(code + b" so be it\r\n")
+            if verb == "DATA" and code == b"354":
                 mail.append("".join(each.decode() for each in iter(stream.readline, b".\r\n")))
                 stream.write(b"250 taken\r\n")
-            elif verb.upper() == "QUIT":
+            elif verb == "QUIT" or code == b"421":
                 break
 
 
