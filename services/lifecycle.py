@@ -85,6 +85,12 @@ SHUTDOWN_GRACE_S = 2.5
 _WAIT_BUCKETS_S = (0.1, 1, 10, 60, 300, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 7 * 24 * 3600)
 
 
+class _OfThisThread(threading.local):
+    """The run that a thread was started for. It stays that, when its task has gone on to another one."""
+
+    training: LiveTraining | None = None
+
+
 class Lifecycle(BaseService):
     """Owns the queue and the running trainings.
 
@@ -120,6 +126,7 @@ class Lifecycle(BaseService):
         self._runs_dir = runs_dir.absolute()
         self._allow_commands = allow_commands
         self._trainings: dict[str, LiveTraining] = {}
+        self._of_this_thread = _OfThisThread()
         self._deadlines = Deadlines(self._expire)
         self._closing = False
         self._has_lost = False
@@ -326,24 +333,29 @@ class Lifecycle(BaseService):
         """As in `BaseService`; in the thread of a training, a store that refuses is waited for until it is to stop.
 
         Raises:
-            TrainingStopped: it is, and its lines are not stored: no checkpoint may say that they are.
+            TrainingStopped: it is, or its run is over, and its lines are not all stored: no checkpoint may say that
+                they are.
             Detached: the same of one that survives this service.
         """
-        training = self._trainings.get(task_id)
-        if training is None or training.thread is not threading.current_thread():
+        own = self._of_this_thread.training
+        if own is None or own.handler.task_id != task_id:
             super().flush_log(task_id)
             return
+        is_over = Detached if own.executor.survives_restart else TrainingStopped
         while True:
-            is_last_try = training.stop.is_set()
+            is_last_try = own.stop.is_set()
             try:
                 super().flush_log(task_id)
             except TimeoutError:
                 if is_last_try:
                     raise TrainingStopped from None
-            except StorageUnavailable:  # the service has ended
-                raise (Detached if training.executor.survives_restart else TrainingStopped) from None
+            except ServiceError:  # the service has ended, or lost its store
+                raise is_over from None
             else:
-                return
+                break
+        with self._lock:
+            if self._trainings.get(task_id) is not own:  # its last lines were those of no run
+                raise is_over
 
     def interrupt(self) -> dict[str, LiveTraining]:
         """Begin to end: start nothing more, and ask what runs to stop after its batch. `close` waits for it."""
@@ -377,7 +389,7 @@ class Lifecycle(BaseService):
     def _train_worker(self, task_id: str, device: str) -> None:
         """Run one training from its first line to its last. The body of its background thread."""
         TASK_ID.set(task_id)
-        training = self._trainings[task_id]
+        training = self._of_this_thread.training = self._trainings[task_id]
         trainer_logger = logging.Logger(f"training.{task_id}", logging.DEBUG)
         trainer_logger.addHandler(training.handler)
         status, reason, error = TaskStatus.FAILED, "error", None

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import threading
+from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -568,6 +569,42 @@ class TestFlush:
         executor.script = train
         wait_for_end(service, start().task_id)
         assert stored[0][-1] == "of the epoch"
+
+    @pytest.mark.parametrize("end", ["close", "lose"])
+    def test_no_checkpoint_says_that_an_epoch_is_done_whose_lines_came_after_the_end_of_its_run(
+        self,
+        settings: Settings,
+        executor: ScriptedExecutor,
+        body: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        end: str,
+    ) -> None:
+        """A long validation, or a large `best.pt`, outlasts the time that the end of the service gives it."""
+        monkeypatch.setattr("services.lifecycle.SHUTDOWN_GRACE_S", 0.05)
+        begun, is_ended = threading.Event(), threading.Event()
+        outcome: Future[str] = Future()
+
+        def train(_run: Run, logger: logging.Logger, _should_stop: SHOULD_STOP) -> None:
+            begun.set()
+            is_ended.wait(TIMEOUT_S)
+            logger.info("Validation Loss: 0.5")
+            try:
+                logger.handlers[0].flush()
+            except TrainingStopped:
+                outcome.set_result("stopped")
+                raise
+            outcome.set_result("a checkpoint would now call the epoch done")
+
+        executor.script = train
+        with closing(build_service(settings, executor)) as service:
+            service.start_training(TrainingRequest(**body))
+            assert begun.wait(TIMEOUT_S)
+            if end == "close":
+                service.close()
+            else:
+                service._step_down()
+            is_ended.set()
+            assert outcome.result(TIMEOUT_S) == "stopped"
 
     def test_a_store_that_refuses_is_waited_for_until_the_task_is_to_stop(
         self, settings: Settings, executor: ScriptedExecutor, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
