@@ -53,7 +53,8 @@ class Reparser:
         Args:
             task_id: a task that exists.
             reading: how its lines are read, those to come included.
-            find_handler: that of a task's trainer, where it has not ended. Asked once nothing can begin it again.
+            find_handler: that of a task's trainer, where it has not ended. Another one has to be told as well, where
+                the task has begun again meanwhile.
             timeout_s: how long the store may take for what it is to write.
 
         Raises:
@@ -63,16 +64,22 @@ class Reparser:
         """
         with self._alone(task_id):
             handler = find_handler(task_id)
-            rereading = Rereading(unread(self._get_task(task_id)), reading, keep=RING_SIZE)
-            for _ in range(2):  # what comes during the first, long pass is most often little
-                self._read_what_is_stored(rereading)
-            with handler.held() if handler else nullcontext():
-                self._writer.flush(timeout_s)
-                done = self._finish(rereading)
-                if handler:
-                    handler.read_on_with(rereading.parser, rereading.watch)
-            assert done is not None
-            done.result(timeout_s)
+            self._reparse(task_id, reading, handler, timeout_s)
+            while (now := find_handler(task_id)) is not None and now is not handler:
+                handler = now
+                self._reparse(task_id, reading, handler, timeout_s)
+
+    def _reparse(self, task_id: str, reading: LogReading, handler: TrainingLogHandler | None, timeout_s: float) -> None:
+        rereading = Rereading(unread(self._get_task(task_id)), reading, keep=RING_SIZE)
+        for _ in range(2):  # what comes during the first, long pass is most often little
+            self._read_what_is_stored(rereading)
+        with handler.held() if handler else nullcontext():
+            self._writer.flush(timeout_s)
+            done = self._finish(rereading)
+            if handler:
+                handler.read_on_with(rereading.parser, rereading.watch)
+        assert done is not None
+        done.result(timeout_s)
 
     def refuse_while_busy(self, task_id: str) -> None:
         """Raises: TaskConflict: the task is being read again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -298,16 +299,24 @@ class TrainingService(Lifecycle):
             if task_id in self._deleting:
                 raise TaskNotFound(task_id)
             self._deleting.add(task_id)
-        done: Future[None] | None = None
         try:
             done = self._submit_delete(task_id)
+        except BaseException:
+            self._deleting.discard(task_id)
+            raise
+        try:
             done.result(WRITE_TIMEOUT_S)
-            self._remove_run_dir(task_id)
+        except TimeoutError:  # the store may still delete it: then in a thread of its own, not in the writer's
+            done.add_done_callback(lambda _: threading.Thread(target=self._deleted, args=(task_id, done)).start())
+            raise
         finally:
-            if done is None:
-                self._deleting.discard(task_id)
-            else:  # a store that has not answered in time may still delete it
-                done.add_done_callback(lambda _done: self._deleting.discard(task_id))
+            if done.done():
+                self._deleted(task_id, done)
+
+    def _deleted(self, task_id: str, done: Future[None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._remove_run_dir(task_id)
+        self._deleting.discard(task_id)
 
     def _remove_run_dir(self, task_id: str) -> None:
         run_dir = (self._runs_dir / task_id).resolve()

@@ -30,7 +30,7 @@ from tests.scripted_executor import ScriptedExecutor
 from tests.services.builders import line, task_state
 from tests.services.following import follow, messages, wait_for, wait_for_end
 from tests.services.trainings import SHOULD_STOP, START, TIMEOUT_S, history
-from trainer.errors import TrainingStopped
+from trainer.errors import TrainingFailed, TrainingStopped
 
 DICE = LogReading(metric_definitions=[MetricDefinition(name="dice", regex="Dice: ([0-9.]+)")])
 NOTHING = LogReading(log_format="none")
@@ -159,6 +159,9 @@ class TestOfARunningTask:
             while not orders or orders[0] != "end":
                 if should_stop():
                     raise TrainingStopped
+                if orders and orders[0] == "cut":
+                    orders.clear()
+                    raise TrainingFailed("interrupted", "Its machine is gone.")
                 if orders:
                     logger.info(orders.pop(0))
                 else:
@@ -236,6 +239,24 @@ class TestOfARunningTask:
                 assert refused.value.code == "task_reparsing"
         assert service.reparse(task_id, NOTHING).status is TaskStatus.RUNNING
 
+    def test_a_run_that_begins_meanwhile_is_read_by_the_new_patterns_too(
+        self, service: TrainingService, task_id: str, orders: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.say(service, orders, "Dice: 0.25")
+        read = service._reparser._read_what_is_stored
+
+        def cut_off(rereading: Rereading) -> None:
+            monkeypatch.setattr(service._reparser, "_read_what_is_stored", read)
+            orders.append("cut")
+            wait_for(service, task_id, "Its machine is gone. It goes on at its last checkpoint.")
+            self.say(service, orders, "Dice: 0.5")
+            read(rereading)
+
+        monkeypatch.setattr(service._reparser, "_read_what_is_stored", cut_off)
+        assert service.reparse(task_id, DICE).attempt == 2
+        self.say(service, orders, "Dice: 0.75")
+        assert [dice for dice in dice_of(service, task_id) if dice is not None] == [0.25, 0.5, 0.75]
+
     def test_the_handler_is_asked_for_when_no_other_run_can_begin_any_more(
         self, service: TrainingService, task_id: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -250,7 +271,7 @@ class TestOfARunningTask:
 
         monkeypatch.setattr(service, "_handler_of", find_while_busy)
         service.reparse(task_id, DICE)
-        assert asked == [task_id]
+        assert asked == [task_id] * 2  # before and after
 
     @contextmanager
     def in_the_middle_of_a_reparse(

@@ -719,13 +719,25 @@ class TestDelete:
 
         executor.script = fail
         wait_for_end(service, start(task_id="t").task_id)
+        run_dir = settings.state_dir / "runs" / "t"
+        assert run_dir.exists()
+        removed, remove = threading.Event(), service._remove_run_dir
+
+        def remove_and_tell(task_id: str) -> None:
+            remove(task_id)
+            removed.set()
+
+        monkeypatch.setattr(service, "_remove_run_dir", remove_and_tell)
         with locked(settings.state_dir / "training.db"):
             with pytest.raises(TimeoutError):
                 service.delete_task("t")
             with pytest.raises(TaskNotFound):
                 service.resume_training("t")
+            assert run_dir.exists(), "it is still there to be answered"
         with pytest.raises(TaskNotFound):
             service.get_logs("t")
+        assert removed.wait(TIMEOUT_S)
+        assert not run_dir.exists()
 
     def test_nothing_of_an_earlier_task_is_there_when_one_of_its_id_is_stored(
         self, service: TrainingService, start: START, settings: Settings, monkeypatch: pytest.MonkeyPatch
