@@ -1,6 +1,8 @@
 """The options of `start`: one for every field of a request, with the words of the contract.
 
 They are made of `models.schemas`, so a field that is added there has its option; the service alone checks values.
+Trainings and commands share some fields, and an option cannot know yet for which of them it is: it takes what either
+of them takes, and tells what both say of it.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import click
 from pydantic.fields import FieldInfo
 
 from client.commands.exits import Unusable
+from client.commands.number_option import NumberOption
 from models.schemas import CommandRequest, ImportRequest, TrainingRequest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _APART = frozenset({"command", "env", "metric_definitions"})
 """Fields that no single value of an option can hold."""
+_STARTED = (TrainingRequest, CommandRequest)
 _HELP = {
     "name": "folder name under --save-path, and a name for commands; default: the task's id",
     "description": "any words",
@@ -26,10 +30,10 @@ _HELP = {
 
 
 def request_options(command: Function) -> Function:
-    fields = {**TrainingRequest.model_fields, **CommandRequest.model_fields}
-    for name, field in reversed(fields.items()):
+    for name in reversed({**TrainingRequest.model_fields, **CommandRequest.model_fields}):
         if name not in _APART:
-            command = click.option(f"--{name.replace('_', '-')}", name, **_option(name, field))(command)
+            fields = [each.model_fields[name] for each in _STARTED if name in each.model_fields]
+            command = click.option(f"--{name.replace('_', '-')}", name, **_option(name, *fields))(command)
     command = click.option("--env", "env", multiple=True, metavar="NAME[=VALUE]", help="For a command; a name alone "
                            "takes the value that it has here.")(command)  # fmt: skip
     return metric_definitions_option(command)
@@ -79,21 +83,22 @@ def _definition(text: str) -> dict[str, str]:
     return {"name": name, "regex": regex}
 
 
-def _option(name: str, field: FieldInfo) -> dict[str, Any]:
-    about = _HELP.get(name) or field.description or ""
+def _option(name: str, field: FieldInfo, *of_command: FieldInfo) -> dict[str, Any]:
+    """What click is told of a field that one kind of request has, or both."""
+    told = dict.fromkeys(each.description for each in (field, *of_command) if each.description)
+    about = _HELP.get(name) or "; for a command: ".join(told)
     if not field.is_required() and field.default not in (None, ""):
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
         about = f"{about} [{default}]".strip()
-    kinds = _kinds(field.annotation)
+    kinds = list(dict.fromkeys(_flat(_kinds(each.annotation) for each in (field, *of_command))))
     option: dict[str, Any] = {"default": None, "help": about}
     literals = [value for value in kinds if isinstance(value, str)]
-    if literals and bool in kinds:
-        return {**option, "type": click.Choice([*literals, "true", "false"])}
-    if literals:
-        return {**option, "type": click.Choice(literals)}
-    if kinds == [bool]:
-        return {**option, "type": bool, "metavar": "true|false"}
-    return {**option, "type": next((kind for kind in (int, float) if kind in kinds), str)}
+    if bool in kinds:
+        option |= {"metavar": "true|false"} if not literals else {}
+        return {**option, "type": click.Choice([*literals, "true", "false"]) if literals else bool}
+    if number := next((kind for kind in (int, float) if kind in kinds), None):
+        return {**option, "type": NumberOption(number, literals)}
+    return {**option, "type": click.Choice(literals) if literals else str}
 
 
 def _kinds(annotation: Any) -> list[Any]:

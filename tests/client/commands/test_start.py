@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
+from PIL import Image
 
 from client import TrainingClient
+from client.commands.start import EXAMPLES, start
 from client.commands.start_options import given_fields
 from models.schemas import CommandRequest, TrainingRequest
 from tests.client.commands.conftest import Result
@@ -136,3 +140,84 @@ def test_fields_have_the_types_of_the_request() -> None:
         "metric_definitions": [{"name": "dice", "regex": "D: (.+)="}],
         "env": {"A": "b=c"},
     }
+
+
+def in_option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def fields_of(*arguments: str) -> dict[str, object]:
+    """What the options of `start` come to in a request."""
+    with start.make_context("start", list(arguments)) as ctx:
+        return given_fields({name: value for name, value in ctx.params.items() if name in FIELDS})
+
+
+FIELDS = TrainingRequest.model_fields | CommandRequest.model_fields
+DEFAULTS = [
+    (name, field.default)
+    for request in (TrainingRequest, CommandRequest)
+    for name, field in request.model_fields.items()
+    if not field.is_required() and field.default not in (None, "", [], {})
+]
+
+
+@pytest.mark.parametrize(("name", "default"), DEFAULTS)
+def test_every_option_takes_the_default_of_its_field(name: str, default: object) -> None:
+    (value,) = fields_of(in_option(name), as_text(default)).values()
+    assert (value, type(value)) == (default, type(default))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("learning_rate", value) for value in (0.01, "auto")),
+        *(("batch_size", value) for value in (64, "auto")),
+        *(("pretrained", value) for value in (True, False, "auto")),
+        *(("executor", value) for value in ("thread", "process", "ray")),
+        ("device", "cuda:0,1"),
+        ("num_classes", 10),
+        ("cache_mb", 0.5),
+        ("hflip", False),
+        ("preset", "fast"),
+        ("weight_path", "last.pt"),
+    ],
+)
+def test_every_kind_of_value_reaches_the_request_as_what_it_is(name: str, value: object) -> None:
+    (taken,) = fields_of(in_option(name), as_text(value)).values()
+    assert (taken, type(taken)) == (value, type(value))
+
+
+def test_what_is_neither_a_number_nor_a_word_of_the_option_is_refused(trainctl: Run) -> None:
+    result = trainctl("start", "--learning-rate", "fast")
+    assert (result.status, result.output) == (2, "")
+    assert "'fast' is not a valid float or 'auto'" in result.error
+
+
+def test_help_tells_of_trainings_and_of_commands_what_the_field_is() -> None:
+    told = {option.name: option.help for option in start.params if isinstance(option, click.Option)}
+    for request in (TrainingRequest, CommandRequest):
+        for name in ("device", "executor"):
+            assert request.model_fields[name].description in (told[name] or "")
+
+
+def test_the_examples_of_the_help_can_be_started(
+    trainctl: Run, client: TrainingClient, train: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("digits", epochs=1)
+    monkeypatch.chdir(tmp_path)
+    for side in ("train", "val"):
+        for label in range(10):
+            folder = tmp_path / "data" / side / str(label)
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(folder / "1.png")
+    paths = {"train_path": "data/train", "val_path": "data/val", "save_path": "runs"}
+    (tmp_path / "request.json").write_text(json.dumps({"model": "resnet18", "num_classes": 10, **paths}), "utf-8")
+    examples = [shlex.split(line) for line in EXAMPLES.splitlines() if line.startswith("  trainctl start")]
+    assert len(examples) == EXAMPLES.count("trainctl start")
+    for _, _, *arguments in examples:
+        result = trainctl("start", "--check", *arguments)
+        assert (result.status, result.error) == (0, ""), arguments
