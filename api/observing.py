@@ -14,7 +14,7 @@ from secrets import token_hex
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.checks import RESERVED_TASK_IDS
+from models.fields import RESERVED_TASK_IDS
 from services.log_context import REQUEST_ID, TASK_ID
 
 logger = logging.getLogger("api.requests")

@@ -24,6 +24,8 @@ Level = Annotated[
 """Of a log line, in small or capital letters."""
 TaskId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 """A task id of the client's own. Safe as a folder name and as one URL segment."""
+RESERVED_TASK_IDS = frozenset({"start", "events", "compare", "import", "parsing", "models"})
+"""Words that are, or may become, routes beside `/api/v2/training/{task_id}`, and so no ids of tasks."""
 
 
 def _folder_name(name: str) -> str:

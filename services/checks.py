@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from models.fields import RESERVED_TASK_IDS
 from models.schemas import AnyRequest, CommandRequest, FieldProblem, ImportRequest, TrainingRequest
 from services.devices import ANY_GPU, CPU, FILE, RAY, Gpu, any_gpus, is_gpu, parts_of
 from services.errors import CommandsDisabled
@@ -15,9 +16,6 @@ from services.parsing import check_reading
 from services.paths import PathPolicy, find_unwritable, is_on_disk
 from services.weight_file import weight_problems
 from trainer.preflight import check
-
-RESERVED_TASK_IDS = frozenset({"start", "events", "compare", "import", "parsing", "models"})
-"""Words that are, or may become, routes beside `/api/v2/training/{task_id}`."""
 
 
 def check_allowed(request: AnyRequest, paths: PathPolicy, *, allow_commands: bool) -> None:

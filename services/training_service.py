@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from models.fields import RESERVED_TASK_IDS
 from models.schemas import (
     AnyRequest,
     CommandRequest,
@@ -22,7 +23,7 @@ from models.schemas import (
     TrainingRequest,
 )
 from services.base_service import WRITE_TIMEOUT_S
-from services.checks import RESERVED_TASK_IDS, check_allowed, find_problems, resolve_device, save_path_problems
+from services.checks import check_allowed, find_problems, resolve_device, save_path_problems
 from services.claims import Claims
 from services.devices import Gpu
 from services.errors import InvalidRequest, LinesRemoved, StorageUnavailable, TaskConflict, TaskNotFound

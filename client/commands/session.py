@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import click
 import httpx
 from click.shell_completion import CompletionItem
+from pydantic import TypeAdapter, ValidationError
 
 from client.commands.exits import NotFound, Unusable
 from client.commands.screen import Screen
 from client.errors import ServiceError, ServiceUnreachable
 from client.training_client import TrainingClient, is_loopback
+from models.fields import RESERVED_TASK_IDS, TaskId
 from models.schemas import TaskResponse
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -24,6 +26,7 @@ SHORTEST_PREFIX = 4
 TIMEOUT_S = 30.0
 COMPLETION_TIMEOUT_S = 1.0
 MOST_COMPLETIONS = 100
+_TASK_ID = TypeAdapter[str](TaskId)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -66,11 +69,12 @@ class Session:
 
     def task(self, name: str) -> TaskResponse:
         """As `find`: the task itself."""
-        try:
-            return self.client.status(name)
-        except ServiceError as error:
-            if error.status_code not in (404, 422):
-                raise
+        if _may_be_id(name):
+            try:
+                return self.client.status(name)
+            except ServiceError as error:
+                if error.status_code not in (404, 422):
+                    raise
         return self._by_name(name)
 
     def _by_name(self, name: str) -> TaskResponse:
@@ -94,6 +98,15 @@ class Session:
                 ids = ", ".join(task.task_id for task in several[:5])
                 more = f" and {len(several) - 5} more" if len(several) > 5 else ""
                 raise NotFound(f"{name!r} may be any of {len(several)} tasks: {ids}{more}. Give the id of one.")
+
+
+def _may_be_id(name: str) -> bool:
+    """A name may be any text, and asked for as an id it may be another route, as `events`, which never ends."""
+    try:
+        _TASK_ID.validate_python(name)
+    except ValidationError:
+        return False
+    return name not in RESERVED_TASK_IDS
 
 
 class TaskName(click.ParamType[str]):

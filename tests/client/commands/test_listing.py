@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from models.fields import RESERVED_TASK_IDS
 from tests.client.commands.conftest import Result
 
 Run = Callable[..., Result]
@@ -67,6 +68,22 @@ def test_status_by_id_by_name_and_by_the_beginning_of_an_id(trainctl: Run) -> No
         assert (result.status, result.objects[0]["task_id"]) == (0, "longer")
     shown = dict(line.split(maxsplit=1) for line in trainctl("status", "longer").lines if line)
     assert (shown["epoch"], shown["train_acc"], shown["status"]) == ("3", "63.00%", "completed")
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_TASK_IDS))
+def test_a_task_with_the_name_of_a_route_is_found(trainctl: Run, train: Callable[..., str], name: str) -> None:
+    """Asked for by id, `events` would be a stream without an end."""
+    missing = trainctl("status", name)
+    assert (missing.status, missing.output) == (3, "")
+    task_id = train(f"called-{name}", epochs=1, name=name)
+    assert ids(trainctl("status", name, "--json")) == [task_id]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a?b"])
+def test_what_can_be_no_id_means_no_task(trainctl: Run, name: str) -> None:
+    result = trainctl("status", name)
+    assert (result.status, result.output) == (3, "")
+    assert result.error.startswith(f"There is no task {name!r}")
 
 
 def test_a_name_that_two_tasks_have_means_none(trainctl: Run) -> None:
