@@ -56,14 +56,15 @@ def start(
     Relative paths, of options and of --file, are of this folder where the service runs on this machine. What neither
     says is the service's default.
     """
-    fields = _like(session, like) if like else {}
-    here = (_read(file) if file else {}) | given_fields(options)
+    old = _like(session, like) if like else {}
+    here = _with(_read(file) if file else {}, given_fields(options))
     if command:
         here["command"] = list(command)
-    fields |= _absolute(session, here)
+    if like:
+        _refuse_hidden(old, here, like)
+    fields = _with(old, _absolute(session, here))
     if "command" in here and session.is_local:
         fields.setdefault("working_dir", str(Path.cwd()))
-    _refuse_hidden(fields, like)
     if check:
         found = session.client.check(**fields)
         if session.json:
@@ -103,13 +104,22 @@ def _like(session: Session, name: str) -> dict[str, Any]:
     return {field: value for field, value in answer.request.items() if field not in OF_ONE_TASK}
 
 
-def _refuse_hidden(fields: dict[str, Any], like: str | None) -> None:
-    """The service tells nobody what a command's environment held.
+def _with(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Fields, and those that win over them; of an environment each variable does so for itself."""
+    both = fields | given
+    if isinstance(fields.get("env"), dict) and isinstance(given.get("env"), dict):
+        both["env"] = fields["env"] | given["env"]
+    return both
+
+
+def _refuse_hidden(old: dict[str, Any], here: dict[str, Any], like: str) -> None:
+    """The service tells nobody what a command's environment held. What is none is for the service to refuse.
 
     Raises: Unusable: a variable of the old task was not given again.
     """
-    hidden = [name for name, value in fields.get("env", {}).items() if not value]
-    if like and hidden:
+    given = here.get("env", {})
+    hidden = [name for name in old.get("env", ()) if name not in given] if isinstance(given, dict) else []
+    if hidden:
         options = " ".join(f"--env {name}=VALUE" for name in hidden)
         raise Unusable(f"The service does not tell the values of the environment of {like!r}: give {options}.")
 

@@ -95,6 +95,42 @@ def test_like_a_task_whose_environment_nobody_may_see(trainctl: Run, train: Call
     assert trainctl("start", "--like", "with-env", "--env", "SECRET=y").status == 0
 
 
+def test_like_a_task_each_hidden_variable_must_be_given_and_may_be_empty(
+    trainctl: Run, train: Callable[..., str], client: TrainingClient
+) -> None:
+    train("with-two", epochs=1, env={"A": "1", "B": "2"})
+    lacking = trainctl("start", "--like", "with-two", "--env", "A=1")
+    assert (lacking.status, lacking.output) == (2, "")
+    assert "--env B=VALUE" in lacking.error
+    assert "--env A=" not in lacking.error
+    both = trainctl("start", "--like", "with-two", "--env", "A=", "--env", "B=2", "--env", "C=3")
+    assert (both.status, both.error) == (0, "")
+    assert set(client.request(both.lines[0]).request["env"]) == {"A", "B", "C"}
+
+
+def test_a_variable_wins_over_the_one_of_the_file_and_leaves_the_others(
+    trainctl: Run, client: TrainingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = "import os; print('has', os.environ['A'], os.environ['B'])"
+    body = {"command": [sys.executable, "-c", show], "device": "cpu", "task_id": "merged", "env": {"A": "1", "B": "2"}}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(body)))
+    assert trainctl("start", "--file", "-", "--env", "A=3", "--watch").status == 0
+    assert "has 3 2" in [entry.message for entry in client.history("merged")]
+
+
+@pytest.mark.parametrize("env", [None, 7, ["A"], "A=1"])
+def test_what_is_no_environment_in_a_file_is_refused_by_the_service(
+    trainctl: Run, train: Callable[..., str], monkeypatch: pytest.MonkeyPatch, env: object
+) -> None:
+    task_id = train(f"for-env-{type(env).__name__}", epochs=1, env={"SECRET": "x"})
+    for like in ((), ("--like", task_id)):
+        body = {"command": ["true"], "device": "cpu", "env": env}
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(body)))
+        result = trainctl("start", "--file", "-", *like)
+        assert (result.status, result.output) == (2, "")
+        assert result.error.startswith("env: ")
+
+
 def test_check_says_what_is_wrong_and_starts_nothing(trainctl: Run, client: TrainingClient, trainer: Path) -> None:
     before = [task.task_id for task in client.tasks()]
     good = trainctl("start", "--check", "--device", "cpu", "--", sys.executable, str(trainer))
