@@ -192,14 +192,14 @@ def report(console: Console, client: TrainingClient, task: TaskResponse, request
         table.add_row(name, shown(name, latest.get(name), units.get(name)))
     console.print(table)
     say(console, f"Checkpoint  {Path(request['save_path'], task.name or task.task_id, 'best.pt')}")
-    say(console, f"Status      {client.base_url}/api/v2/training/{task.task_id}")
-    say(console, f"Log         {client.base_url}/api/v2/training/{task.task_id}/logs")
+    say(console, f"Status      {client.shown_url}/api/v2/training/{task.task_id}")
+    say(console, f"Log         {client.shown_url}/api/v2/training/{task.task_id}/logs")
     say(console, f"To watch    {curl(client, task.task_id)}")
 
 
 def curl(client: TrainingClient, task_id: str) -> str:
     header = ' -H "Authorization: Bearer $TRAINING_SERVICE_TOKEN"' if client.has_token else ""
-    return f"curl -N{header} {client.base_url}/api/v2/training/{task_id}/logs"
+    return f"curl -N{header} {client.shown_url}/api/v2/training/{task_id}/logs"
 
 
 def pause(console: Console, seconds: float) -> None:

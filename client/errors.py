@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import httpx
 from pydantic import ValidationError
 
+from client.secrets import shown_url
 from models.schemas import ErrorResponse, FieldProblem
 
 UNEXPECTED_ANSWER = "unexpected_answer"
@@ -48,11 +49,14 @@ def refusal(response: httpx.Response) -> ServiceError:
 
 def unexpected(response: httpx.Response) -> ServiceError:
     """An answer outside the contract: a proxy's error page, another program on the port, another version."""
-    detail = f"{response.url} answered {response.status_code} with something that is not the training service's"
-    return ServiceError(response.status_code, UNEXPECTED_ANSWER, detail)
+    url, status = shown_url(response.url), response.status_code
+    detail = f"{url} answered {status} with something that is not the training service's"
+    return ServiceError(status, UNEXPECTED_ANSWER, detail)
 
 
 def unreachable(base_url: httpx.URL, error: Exception) -> ServiceUnreachable:
-    """One sentence for every way in which a request can get no answer."""
+    """One sentence for every way in which a request can get no answer; without what the request carried."""
     reason = str(error) or type(error).__name__
-    return ServiceUnreachable(f"The training service at {str(base_url).rstrip('/')} does not answer: {reason}")
+    if isinstance(error, httpx.LocalProtocolError):  # it quotes the header that cannot be sent
+        reason = "the request cannot be sent as it is"
+    return ServiceUnreachable(f"The training service at {shown_url(base_url)} does not answer: {reason}")

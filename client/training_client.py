@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from client.errors import refusal, unexpected, unreachable
 from client.follow import EventFollower, LogFollower, ServiceEvent
+from client.secrets import shown_address, shown_url, usable_token
 from models.alerts import Channel, Firing, FiringList, Rule
 from models.history import ComparisonResponse, MetricsResponse
 from models.provenance import ProvenanceResponse
@@ -63,14 +64,11 @@ class TrainingClient:
     ) -> None:
         """`transport` and `sleep` (between attempts to take up a log) are for tests and unusual networks.
 
-        Raises `ValueError` for a `base_url` that is none.
+        Raises `ValueError` for a `base_url` that is none, and for a `token` that cannot be sent (`UnusableToken`,
+        which says so without the token).
         """
-        try:
-            url = httpx.URL(base_url)
-        except httpx.InvalidURL as error:
-            raise ValueError(f"{base_url!r} is not an address of a service: {error}") from error
-        if url.scheme not in {"http", "https"} or not url.host or (url.port or 0) > 65_535:
-            raise ValueError(f"{base_url!r} is not an address of a service: it should look like http://host:port")
+        url = address_of(base_url)
+        token = usable_token(token)
         self._sleep = sleep
         self._http = httpx.Client(
             base_url=url,
@@ -85,6 +83,11 @@ class TrainingClient:
     @property
     def base_url(self) -> str:
         return str(self._http.base_url).rstrip("/")
+
+    @property
+    def shown_url(self) -> str:
+        """`base_url` for others to read: without the password that it may hold."""
+        return shown_url(self._http.base_url)
 
     @property
     def has_token(self) -> bool:
@@ -312,6 +315,20 @@ class TrainingClient:
             return answer.model_validate_json(response.content)
         except ValidationError as error:
             raise unexpected(response) from error
+
+
+def address_of(base_url: str) -> httpx.URL:
+    """Raises: ValueError: it is no address of a service; the message shows it without a password."""
+    what = f"{shown_address(base_url)!r} is not an address of a service"
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        if "@" in base_url:  # where a password has a `/`, what httpx takes for the port is a part of it
+            raise ValueError(f"{what}: a password in it has to be percent-encoded") from None
+        raise ValueError(f"{what}: {error}") from error
+    if url.scheme not in {"http", "https"} or not url.host or (url.port or 0) > 65_535:
+        raise ValueError(f"{what}: it should look like http://host:port")
+    return url
 
 
 def body_of(request: TrainingRequest | CommandRequest | None, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 
 from client.errors import UNEXPECTED_ANSWER, ServiceError, ServiceUnreachable
+from client.secrets import shown_url
 from client.training_client import TrainingClient, is_loopback
 
 APP = Path(__file__).resolve().parents[2] / "app_refactored.py"
@@ -45,13 +46,14 @@ def service_at(
         yield None
         return
     address = httpx.URL(url)
+    shown = shown_url(address)
     if address.scheme != "http" or address.path != "/" or not is_loopback(address.host):
-        raise NoServiceError(f"No training service answers at {url}; start one there, or give another --url.")
+        raise NoServiceError(f"No training service answers at {shown}; start one there, or give another --url.")
     if listens(address):
-        raise NoServiceError(f"Something listens at {url}, but it is not the training service; give another --url.")
+        raise NoServiceError(f"Something listens at {shown}, but it is not the training service; give another --url.")
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = state_dir / "service.log"
-    say(f"No service answers at {url}; starting one, which writes to {log}")
+    say(f"No service answers at {shown}; starting one, which writes to {log}")
     process = _start(address, state_dir, log, environment or {})
     try:
         _wait_until_ready(process, url, token, log)
@@ -69,7 +71,8 @@ def answers(url: str, token: str | None = None) -> bool:
         return False
     except ServiceError as error:
         if error.code == UNEXPECTED_ANSWER:
-            raise NoServiceError(f"Something answers at {url}, but it is not the training service.") from error
+            shown = shown_url(httpx.URL(url))
+            raise NoServiceError(f"Something answers at {shown}, but it is not the training service.") from error
         raise
     return True
 
