@@ -38,6 +38,11 @@ class ServiceUnreachable(ConnectionError):
     """Nobody answered: no service, no network, or silence for longer than the time allowed."""
 
 
+def no_such_task(task_id: str) -> ServiceError:
+    """What the service says of an unknown id; for one that cannot be asked for, because it makes another address."""
+    return ServiceError(404, "task_not_found", f"There is no task {task_id!r}.")
+
+
 def refusal(response: httpx.Response) -> ServiceError:
     """The error that a response with an error status stands for. The body must have been read."""
     try:

@@ -14,10 +14,11 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from client.errors import refusal, unexpected, unreachable
+from client.errors import no_such_task, refusal, unexpected, unreachable
 from client.follow import EventFollower, LogFollower, ServiceEvent
 from client.secrets import shown_address, shown_url, usable_token
 from models.alerts import Channel, Firing, FiringList, Rule
+from models.fields import RESERVED_TASK_IDS
 from models.history import ComparisonResponse, MetricsResponse
 from models.provenance import ProvenanceResponse
 from models.results import RequestResponse
@@ -42,6 +43,8 @@ TRAINING = "/api/v2/training"
 RESOURCES = "/api/v2/resources"
 ALERTS = "/api/v2/alerts"
 LAST_LINE = 2**63 - 1
+NO_TASK_IDS = RESERVED_TASK_IDS | {"", ".", ".."}
+"""No task has one of these as its id, and in its place they ask for something else: the events, without an end."""
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
@@ -336,6 +339,9 @@ def body_of(request: TrainingRequest | CommandRequest | None, fields: Mapping[st
 
 
 def task_path(task_id: str) -> str:
+    """Raises: ServiceError: 404, as the service's own, for what can be the id of no task."""
+    if task_id in NO_TASK_IDS:
+        raise no_such_task(task_id)
     return f"{TRAINING}/{quote(task_id, safe='')}"
 
 

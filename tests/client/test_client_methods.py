@@ -105,6 +105,24 @@ def test_status_stop_resume_delete() -> None:
     ]
 
 
+@pytest.mark.parametrize("task_id", ["", ".", "..", "events", "compare", "start", "import", "parsing", "models"])
+def test_what_can_be_no_task_id_is_an_unknown_task_and_never_another_address(task_id: str) -> None:
+    wire = Wire()
+    with client_of(wire) as client:
+        asks: list[Callable[[], object]] = [
+            lambda: client.status(task_id),
+            lambda: client.delete(task_id),
+            lambda: next(client.follow(task_id)),
+            lambda: next(client.history(task_id)),
+            lambda: client.metrics(task_id),
+        ]
+        for ask in asks:
+            with pytest.raises(ServiceError, match="There is no task") as caught:
+                ask()
+            assert (caught.value.status_code, caught.value.code) == (404, "task_not_found")
+    assert wire.asked == []
+
+
 def test_queue_and_devices() -> None:
     cpu = {"device": "cpu", "limit": 2, "default_limit": 1, "running": ["t"], "queued": ["a/b"]}
     answer = {"devices": [cpu], "queue": {"length": 1, "max_length": 1000}}
