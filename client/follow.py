@@ -16,16 +16,14 @@ from typing import Any, Generic, TypeVar
 import httpx
 from httpx_sse import ServerSentEvent, SSEError, connect_sse
 
-from client.errors import ServiceError, refusal, unexpected, unreachable
+from client.errors import ServiceError, ServiceUnreachable, refusal, unexpected, unreachable
+from client.patience import ATTEMPTS, FIRST_DELAY, delay, may_pass
 from models.schemas import StoredLogEntry
 
 KEEP_ALIVE = 15.0
 """Seconds: the service sends a comment at least this often, so longer silence means a dead connection."""
 SILENCE = 3 * KEEP_ALIVE
-LONGEST_DELAY = 30.0
 Item = TypeVar("Item")
-TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
-"""Statuses that a service, or the proxy before it, gives while it starts, stops or is busy."""
 
 
 class Follower(ABC, Generic[Item]):
@@ -46,7 +44,7 @@ class Follower(ABC, Generic[Item]):
         last_id: str,
         *,
         query: Mapping[str, str] | None = None,
-        attempts: int = 8,
+        attempts: int = ATTEMPTS,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +55,7 @@ class Follower(ABC, Generic[Item]):
         self._attempts = attempts
         self._sleep = sleep
         self._clock = clock
-        self._retry = 1.0
+        self._retry = FIRST_DELAY
         self._ended = False
         self._opened: float | None = None
 
@@ -76,8 +74,10 @@ class Follower(ABC, Generic[Item]):
             except httpx.RequestError as lost:
                 error = unreachable(self._http.base_url, lost)
                 cut = not isinstance(lost, httpx.TimeoutException)
+            except ServiceUnreachable as lost:
+                error = lost
             except ServiceError as refused:
-                if refused.status_code not in TRY_AGAIN:
+                if not may_pass(refused):
                     raise
                 error = refused
             if self._ended:
@@ -86,12 +86,7 @@ class Follower(ABC, Generic[Item]):
             fruitless = 0 if self._last_id != before or (cut and was_open) else fruitless + 1
             if fruitless == self._attempts:
                 raise error
-            self._sleep(self._delay(fruitless))
-
-    def _delay(self, fruitless: int) -> float:
-        """Seconds to wait: never less than the service asked for."""
-        doubled: float = self._retry * 2 ** max(fruitless - 1, 0)
-        return max(self._retry, min(doubled, LONGEST_DELAY))
+            self._sleep(delay(fruitless, self._retry))
 
     def _one_connection(self) -> Iterator[Item]:
         """What this connection brings until it ends, for whatever reason."""
@@ -112,8 +107,6 @@ class Follower(ABC, Generic[Item]):
                 for event in source.iter_sse():
                     if event.retry is not None:
                         self._retry = max(event.retry / 1000, 0.1)
-                    if not event.data:
-                        continue
                     try:
                         item = self._read(event)
                     except (TypeError, ValueError) as error:
@@ -134,7 +127,7 @@ class LogFollower(Follower[StoredLogEntry]):
         self.last_id = after
 
     def _read(self, event: ServerSentEvent) -> StoredLogEntry | None:
-        if event.event != "message":
+        if event.event != "message" or not event.data:
             return None
         entry = StoredLogEntry.model_validate({**event.json(), "id": event.id})
         if entry.id <= self.last_id:
@@ -155,11 +148,32 @@ class ServiceEvent:
 
 
 class EventFollower(Follower[ServiceEvent]):
-    """What happens to tasks, without an end."""
+    """What happens to tasks, without an end.
+
+    A place to go on from is known at all times, also before the first event, or what happened while a connection was
+    cut would be lost: at the beginning it is what `begin` says, and frames with an id and no data move it on, which
+    the service sends where everything was left out because nobody asked for it.
+    """
+
+    def __init__(
+        self, http: httpx.Client, path: str, after: str = "", *, begin: Callable[[], str] = str, **options: Any
+    ) -> None:
+        """`begin` says what to begin behind where there is no `after`; if it says nothing, the service begins at now.
+
+        It may fail as a connection may, and is asked again.
+        """
+        super().__init__(http, path, after, **options)
+        self._begin = begin
+
+    def _one_connection(self) -> Iterator[ServiceEvent]:
+        self._last_id = self._last_id or self._begin()
+        yield from super()._one_connection()
 
     def _read(self, event: ServerSentEvent) -> ServiceEvent | None:
-        data = event.json()
-        if not isinstance(data, dict):
+        data = event.json() if event.data else None
+        if event.data and not isinstance(data, dict):
             raise TypeError
-        self._last_id = event.id
+        self._last_id = event.id or self._last_id
+        if data is None:
+            return None
         return ServiceEvent(event.id, event.event, data.get("task_id"), data)

@@ -212,10 +212,15 @@ class TrainingClient:
     ) -> Iterator[ServiceEvent]:
         """What happens to all tasks, or to some, from now on, or from the event with the id `after`; without an end.
 
-        Survives lost connections and restarts of the service.
+        Survives lost connections and restarts of the service, and tells what happened meanwhile.
         """
         query = {name: ",".join(each) for name, each in (("ids", task_ids), ("types", types)) if each}
-        return iter(EventFollower(self._http, f"{TRAINING}/events", after, query=query, sleep=self._sleep))
+        path = f"{TRAINING}/events"
+        return iter(EventFollower(self._http, path, after, begin=self._now, query=query, sleep=self._sleep))
+
+    def _now(self) -> str:
+        """Of who has seen every event so far; nothing where the service is too old to say so."""
+        return self.list(limit=1).event_id or ""
 
     def metrics(self, task_id: str, names: Iterable[str] | None = None, **query: Any) -> MetricsResponse:
         """The course of each metric, or of those named; `x`, `after`, `max_points` and more as in the guide."""

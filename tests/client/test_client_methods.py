@@ -188,22 +188,6 @@ def test_export_writes_a_file_that_is_whole_or_not_there(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_events_go_on_where_they_were_cut() -> None:
-    def stream(*frames: str) -> httpx.Response:
-        return httpx.Response(200, text="".join(frames), headers={"content-type": "text/event-stream"})
-
-    first = 'retry: 100\r\n\r\nid: 7.0\r\n\r\nid: 8.0\r\nevent: metric\r\ndata: {"task_id": "t", "n": 1}\r\n\r\n'
-    second = "id: 9.0\r\nevent: reset\r\ndata: {}\r\n\r\n"
-    wire = Wire(stream(first), stream(second))
-    with client_of(wire, sleep=lambda _: None) as client:
-        events = client.events(["t"], ["metric", "reset"])
-        found = [next(events), next(events)]
-    assert [(each.id, each.type, each.task_id) for each in found] == [("8.0", "metric", "t"), ("9.0", "reset", None)]
-    assert found[0].data["n"] == 1
-    assert wire.asked == ["GET /api/v2/training/events?ids=t&types=metric%2Creset"] * 2
-    assert [request.headers.get("last-event-id") for request in wire.requests] == [None, "8.0"]
-
-
 def test_wait_follows_to_the_end_and_asks_once() -> None:
     last = json.dumps({**ENTRY, "status": "completed"})
     events = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, text=f"id: 1\ndata: {last}\n\n")
