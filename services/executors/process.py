@@ -7,6 +7,7 @@ difference whether the service was there when a line was printed, or when the tr
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -21,7 +22,9 @@ from models.schemas import CommandRequest, TrainingRequest
 from services.executors.base import WITHHELD, Detached, Executor, Place, Run
 from services.executors.outcome import conclude
 from services.executors.output import CHUNK, POLL_S, LineLogger
+from services.executors.patience import patiently
 from services.executors.supervised import OUTPUT, Exit, SupervisedTrainer, end_what_runs, not_writable
+from services.executors.supervisor import RECORD
 from trainer.errors import TrainingFailed, TrainingStopped
 from trainer.roots import ANYWHERE, Roots
 
@@ -62,14 +65,17 @@ class ProcessExecutor(Executor):
             raise Detached
         is_built_in = isinstance(run.request, TrainingRequest)
         try:
-            trainer = SupervisedTrainer.find(run.run_dir)
+            trainer = self._find(run)
             if trainer is None:
                 has_begun = run.is_resumed and (end_what_runs(run.run_dir) or run.position > 0)
                 if should_stop():
                     raise TrainingStopped
                 if has_begun:  # and is not begun again
                     raise TrainingFailed("run_folder_lost", f"{run.run_dir} has lost what the trainer wrote there.")
-                trainer = self._start(run)
+                self._start(run)
+                trainer = self._find(run)
+                if trainer is None:  # it has removed its folder already
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run.run_dir / RECORD))
             reading = _Reading(trainer, run, logger, should_stop, self._detached, prefixed=is_built_in)
             end = reading.to_the_end()
         except (Detached, TrainingStopped, TrainingFailed):
@@ -82,7 +88,10 @@ class ProcessExecutor(Executor):
             raise
         conclude(end, output=run.run_dir / OUTPUT, was_stopped=should_stop(), is_built_in=is_built_in)
 
-    def _start(self, run: Run) -> SupervisedTrainer:
+    def _find(self, run: Run) -> SupervisedTrainer | None:
+        return patiently(lambda: SupervisedTrainer.find(run.run_dir), self._detached)
+
+    def _start(self, run: Run) -> None:
         env = {name: value for name, value in os.environ.items() if name not in self._withheld}
         env |= {"PYTHONUNBUFFERED": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # NVML's order, as the device was chosen
         if isinstance(run.request, TrainingRequest):
@@ -103,7 +112,7 @@ class ProcessExecutor(Executor):
             assert isinstance(run.request, CommandRequest), "files are read by FileExecutor"
             command, cwd = run.request.command, run.request.working_dir
             env |= {"CUDA_VISIBLE_DEVICES": _visible_devices(run.device, env)} | run.request.env
-        return SupervisedTrainer.start(run.run_dir, run.task_id, command, cwd=cwd, env=env, grace_s=self._stop_grace_s)
+        SupervisedTrainer.start(run.run_dir, run.task_id, command, cwd=cwd, env=env, grace_s=self._stop_grace_s)
 
 
 def _visible_devices(device: str, env: Mapping[str, str]) -> str:
@@ -145,7 +154,7 @@ class _Reading:
 
     def to_the_end(self) -> Exit:
         """Raises: Detached, TrainingStopped, TrainingFailed: the supervisor was killed."""
-        with self._output.open("rb", buffering=0) as file:
+        with patiently(lambda: self._output.open("rb", buffering=0), self._detached) as file:
             file.seek(self._position)
             try:
                 self._read(file)
@@ -167,8 +176,9 @@ class _Reading:
         pause, is_over = POLL_S[0], False
         while True:
             self._check()
-            is_over = is_over or self._is_over()  # asked before reading: the last bytes may come in between
-            chunk = file.read(CHUNK)
+            # asked before reading: the last bytes may come in between
+            is_over = is_over or patiently(self._is_over, self._detached)
+            chunk = patiently(lambda: file.read(CHUNK), self._detached)
             self._position += len(chunk)
             self._lines.feed(chunk)
             self._trainer.tell_position(self._position)
@@ -213,10 +223,10 @@ class _Reading:
             raise Detached
         if self._should_stop():
             if not self._stop_passed_on:
+                patiently(self._trainer.stop, self._detached)
                 self._stop_passed_on = True
-                self._trainer.stop()
             if self._end is None:
-                self._end = self._trainer.exit()
+                self._end = patiently(self._trainer.exit, self._detached)
             if self._end is not None and self._read_until == float("inf"):
                 self._read_until = time.monotonic() + READ_AFTER_STOP_S
             if time.monotonic() > self._read_until:

@@ -19,6 +19,7 @@ from typing import Any, Self
 from services.executors import supervisor
 from services.executors.base import TRAINING_NICENESS
 from services.executors.memory import kill_counter
+from services.executors.patience import is_want
 from services.executors.supervisor import Ending, Process, below, boot_id, is_alive, read_json, read_status, running
 from trainer.errors import TrainingFailed
 
@@ -79,15 +80,14 @@ class SupervisedTrainer:
         record = read_json(run_dir / supervisor.RECORD)
         return None if record is None else cls(run_dir, record)
 
-    @classmethod
+    @staticmethod
     def start(
-        cls, run_dir: Path, task_id: str, command: Sequence[str], *, cwd: str, env: Mapping[str, str], grace_s: float
-    ) -> Self:
-        """Start a supervisor, and with it the trainer. Leaves the calling process with no child.
+        run_dir: Path, task_id: str, command: Sequence[str], *, cwd: str, env: Mapping[str, str], grace_s: float
+    ) -> None:
+        """Start a supervisor, and with it the trainer, for `find`. Leaves the calling process with no child.
 
         Raises:
             TrainingFailed: the supervisor does not start. Whether the trainer does is for `exit` to say.
-            FileNotFoundError: the trainer has removed `run_dir` already.
         """
         run_dir = run_dir.resolve()
         counter = kill_counter(Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace"))
@@ -114,7 +114,6 @@ class SupervisedTrainer:
                     start_new_session=True,
                     check=True,
                 )
-            started = cls.find(run_dir)
         except OSError as error:
             raise not_writable(error) from error
         except subprocess.CalledProcessError as error:
@@ -123,9 +122,6 @@ class SupervisedTrainer:
                 raise not_writable(OSError(int(number), os.strerror(int(number)), path)) from error
             message = f"The process that supervises the trainer did not start ({error}). {log} may say why."
             raise TrainingFailed("start_failed", message) from error
-        if started is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(run_dir / supervisor.RECORD))
-        return started
 
     def exit(self) -> Exit | None:
         """How the trainer ended, once everything that it printed is in the file."""
@@ -183,10 +179,16 @@ class SupervisedTrainer:
 
 def end_what_runs(run_dir: Path) -> bool:
     """End the supervisor of a `run_dir` that is lost, and all that it runs; whether there was anything."""
-    ending, found = Ending(supervisor.KILL_AFTER_S), False
-    while ending.step(_leftovers(run_dir, session=None)):
-        found = True
-        time.sleep(_SCAN_S)
+    ending, found, any_left = Ending(supervisor.KILL_AFTER_S), False, True
+    while any_left:
+        try:
+            any_left = ending.step(_leftovers(run_dir, session=None))
+            found = found or any_left
+        except OSError as error:  # nobody else would end it: until it is known what runs
+            if not is_want(error):
+                raise
+        if any_left:
+            time.sleep(_SCAN_S)
     return found
 
 
@@ -204,5 +206,5 @@ def _leftovers(run_dir: Path, session: int | None) -> list[Process]:
 def _environment(pid: int) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return []

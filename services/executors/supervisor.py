@@ -67,12 +67,15 @@ class Status(NamedTuple):
 
 
 def read_status(pid: int) -> Status | None:
-    """From /proc/PID/stat; `None` for a process that is gone. A zombie is dead."""
+    """From /proc/PID/stat; `None` for a process that is gone, or another user's and hidden. A zombie is dead.
+
+    Raises: OSError: nothing is known of it, as where this process has no descriptor left to ask with.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - half the cost of a Path, asked of every process
             fields = file.read().rpartition(b")")[2].split()
         return Status(Process(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0] in (b"Z", b"X", b"x"))
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError, IndexError):
         return None
 
 
@@ -292,9 +295,9 @@ class Supervisor:
             os.close(write_end)
         self._trainer = trainer.pid
         trainer.returncode = 0  # it is reaped here, with everything else that ends
-        status = read_status(trainer.pid)
-        assert status is not None
         with suppress(OSError):  # only needed if this process is killed
+            status = read_status(trainer.pid)
+            assert status is not None
             write_json(self._run_dir / RECORD, {**self._record, "trainer": status.process})
 
     def _step(self) -> bool:
@@ -376,7 +379,9 @@ class Supervisor:
             self._scan_pause, self._next_scan = _SCAN_S[0], 0.0
         if self._ending is None or time.monotonic() < self._next_scan:
             return False
-        any_left = self._ending.step(below({os.getpid()}, running()))
+        any_left = True
+        with suppress(OSError):  # what runs cannot be found out now: next time
+            any_left = self._ending.step(below({os.getpid()}, running()))
         self._next_scan = time.monotonic() + self._scan_pause
         self._scan_pause = min(2 * self._scan_pause, _SCAN_S[1])
         return has_ended and not any_left

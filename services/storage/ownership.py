@@ -223,4 +223,7 @@ def this_process() -> str:
 def _has_ended(process: str) -> bool:
     """Whether a process is known to be no more; of one on another machine nothing is known."""
     machine, _, rest = process.partition(" ")
-    return machine == _machine() and not is_alive(Process(*map(int, rest.split())))
+    try:
+        return machine == _machine() and not is_alive(Process(*map(int, rest.split())))
+    except OSError:  # there is no descriptor left to ask with
+        return False

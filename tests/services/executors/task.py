@@ -124,8 +124,11 @@ class Task(logging.Handler):
         assert not self._thread.is_alive()
         return self.raised
 
-    def stop(self) -> BaseException | None:
+    def ask_to_stop(self) -> None:
         self._stop.set()
+
+    def stop(self) -> BaseException | None:
+        self.ask_to_stop()
         return self.end()
 
     def detach(self) -> BaseException | None:
