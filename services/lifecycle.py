@@ -129,6 +129,7 @@ class Lifecycle(BaseService):
         self._of_this_thread = _OfThisThread()
         self._deadlines = Deadlines(self._expire)
         self._closing = False
+        self._has_taken_up = False
         self._has_lost = False
         self.when_lost: Callable[[], None] = lambda: None
         database.when_lost = self._step_down
@@ -187,6 +188,7 @@ class Lifecycle(BaseService):
                     failure = StatusChange(TaskStatus.FAILED, "error", f"It could not be taken up: {error!r}")
                     self._note(LogEntry(state.task_id, "ERROR", LAST_MESSAGE, change=failure))
         with self._lock:
+            self._has_taken_up = True
             self._dispatch()
         if self._database.ownership is not None:
             with suppress(TimeoutError, StorageUnavailable, DBAPIError):  # else the next one looks at each task again
@@ -481,8 +483,11 @@ class Lifecycle(BaseService):
         )
 
     def _dispatch(self) -> None:
-        """Start whatever can run now; tell the rest that they wait. Call with the lock held."""
-        if self._closing:
+        """Start whatever can run now; tell the rest that they wait. Call with the lock held.
+
+        Nothing starts before all that ran under an earlier service counts: its place would look free.
+        """
+        if self._closing or not self._has_taken_up:
             return
         while runnable := self._scheduler.next_runnable():
             task_id, device = runnable

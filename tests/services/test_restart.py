@@ -21,6 +21,7 @@ from models.schemas import TaskStatus, TrainingRequest, wire
 from services.devices import Gpu
 from services.errors import StorageUnavailable, StoreInUse
 from services.executors.base import Detached, Run
+from services.task_state import TaskState
 from services.training_service import LAST_MESSAGE, TrainingService
 from settings import Settings
 from tests.scripted_executor import ScriptedExecutor
@@ -281,6 +282,7 @@ class Lives(ScriptedExecutor):
     def __init__(self) -> None:
         super().__init__()
         self.output: list[str] = []
+        self.ended: set[str] = set()
         self.stopped: list[str] = []
         self._detached = threading.Event()
 
@@ -290,7 +292,7 @@ class Lives(ScriptedExecutor):
     def run(self, run: Run, logger: logging.Logger, should_stop: SHOULD_STOP) -> None:
         self.started.append(run)
         position = run.position
-        while True:
+        while run.task_id not in self.ended:
             for text in self.output[position:]:
                 position += 1
                 if text == "end":
@@ -355,6 +357,45 @@ class TestWhatOutlivesTheService:
             later.output.append("end")
             assert wait_for_end(again, "waiting").status is TaskStatus.COMPLETED
             assert [run.task_id for run in later.started] == ["t", "waiting"]
+
+    def test_one_that_ends_at_once_lets_nothing_start_where_another_still_runs(
+        self,
+        settings: Settings,
+        lives: Lives,
+        process: TrainingRequest,
+        gpus: list[Gpu],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Its end comes before the one on the GPU is read on: as if many others were taken up between the two."""
+
+        def ask(service: TrainingService, task_id: str, **changes: Any) -> None:
+            service.start_training(process.model_copy(update={"task_id": task_id, **changes}))
+
+        gpus.append(Gpu("cuda:0", 0))
+        with closing(build_service(settings, lives)) as service:
+            service.set_limits({"cuda:0": 0})
+            ask(service, "low", device="cuda:0", priority=9)
+            ask(service, "ended")
+            ask(service, "high", device="cuda:0", priority=1)
+            service.set_limits({"cuda:0": None})
+            assert [service.get_task(each).status.value for each in ("low", "high")] == ["queued", "running"]
+
+        adopt = TrainingService.adopt
+
+        def adopt_later(service: TrainingService, state: TaskState) -> None:
+            if state.task_id == "high":
+                for thread in threading.enumerate():
+                    if thread.name == "training-ended":
+                        thread.join(TIMEOUT_S)
+            adopt(service, state)
+
+        monkeypatch.setattr(TrainingService, "adopt", adopt_later)
+        later = lives.next_service()
+        later.ended = {"ended"}
+        with closing(build_service(settings, later)) as again:
+            assert wait_for_end(again, "ended").status is TaskStatus.COMPLETED
+            assert [use.running for use in again.resources().devices if use.device == "cuda:0"] == [["high"]]
+            assert again.get_task("low").status is TaskStatus.QUEUED
 
     def test_one_that_is_stopping_is_told_again(
         self, settings: Settings, lives: Lives, process: TrainingRequest, monkeypatch: pytest.MonkeyPatch
