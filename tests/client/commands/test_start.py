@@ -237,7 +237,7 @@ def test_help_tells_of_trainings_and_of_commands_what_the_field_is() -> None:
     told = {option.name: option.help for option in start.params if isinstance(option, click.Option)}
     for request in (TrainingRequest, CommandRequest):
         for name in ("device", "executor"):
-            assert request.model_fields[name].description in (told[name] or "")
+            assert str(request.model_fields[name].description) in (told[name] or "")
 
 
 def test_the_examples_of_the_help_can_be_started(
