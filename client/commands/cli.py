@@ -15,11 +15,11 @@ from client.commands.control import resume, stop
 from client.commands.exits import MEANINGS, MISTAKE, OK, USAGE
 from client.commands.listing import list_tasks, status
 from client.commands.logs import logs
+from client.commands.screen import complain
 from client.commands.session import Session, connected
 from client.commands.start import start
 from client.commands.transfer import export, import_log
 from client.commands.watch import watch
-from client.display import printable
 
 NAME = "trainctl"
 COMMANDS = (start, list_tasks, status, watch, logs, stop, resume, compare, export, import_log, completion)
@@ -56,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except KeyboardInterrupt as interrupt:
-        _complain(str(interrupt) or "Interrupted.")
+        complain(str(interrupt) or "Interrupted.")
         return exits.INTERRUPTED
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "trainctl"
-        _complain(f"{error.format_message().rstrip('.')}. See '{path} --help'.")
+        complain(f"{error.format_message().rstrip('.')}. See '{path} --help'.")
         return USAGE
     except click.ClickException as error:
-        _complain(error.format_message())
+        complain(error.format_message())
         return USAGE
     except Exception as error:
         if os.environ.get("TRAINCTL_DEBUG"):
@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             number, sentence = exits.of_error(error)
         except Exception:  # noqa: BLE001 - a person sees a sentence, also of a mistake in here
-            _complain(f"trainctl has made a mistake: {error!r}. TRAINCTL_DEBUG=1 shows where.")
+            complain(f"trainctl has made a mistake: {error!r}. TRAINCTL_DEBUG=1 shows where.")
             return MISTAKE
-        _complain(sentence)
+        complain(sentence)
         return number
     return result if isinstance(result, int) else OK
 
@@ -83,10 +83,6 @@ def _speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-
-
-def _complain(sentence: str) -> None:
-    print(printable(sentence), file=sys.stderr)
 
 
 def _leave_quietly() -> int:

@@ -19,8 +19,8 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 
 MEANINGS = (
-    (OK, "it is done; of a task that was waited for: it has completed"),
-    (FAILED, "a task that was waited for has failed or was cancelled"),
+    (OK, "it is done; of a task that was waited for: it has completed, or ended as stop --wait asked"),
+    (FAILED, "a task that was waited for has failed or, but for stop --wait, was cancelled"),
     (USAGE, "the command or a field of the request is wrong, or a local file cannot be used"),
     (NOT_FOUND, "there is no such task"),
     (UNREACHABLE, "the service cannot be reached, or cannot answer now"),

@@ -49,6 +49,12 @@ def print_line(screen: Console, line: str, style: str = "") -> None:
         print(printable(line), flush=True)
 
 
+def complain(sentence: str) -> None:
+    """What is wrong, on standard error, if there is one: never among what was asked for."""
+    if sys.stderr is not None:
+        print(printable(sentence), file=sys.stderr)
+
+
 def print_table(screen: Console, heads: Sequence[str], rows: Sequence[Sequence[str]], *, keep: int = 1) -> None:
     """Columns from left to right in the order of their weight: what a narrow terminal has no room for is left out.
 

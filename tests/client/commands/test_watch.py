@@ -13,6 +13,7 @@ from rich.cells import cell_len
 
 from app_refactored import create_app
 from client import TrainingClient
+from models.schemas import TaskResponse, TaskStatus
 from settings import Settings
 from tests.client.commands.conftest import Result
 from tests.client.commands.terminal import Terminal
@@ -63,6 +64,33 @@ def test_stop_and_wait(trainctl: Run, train: Callable[..., str]) -> None:
     again = trainctl("stop", "endless")
     assert again.status == 5
     assert "has ended" in again.error
+
+
+def test_stop_tries_every_task_whatever_becomes_of_the_others(
+    trainctl: Run, train: Callable[..., str], client: TrainingClient
+) -> None:
+    train("over", epochs=1)
+    for task_id in ("endless-1", "endless-2"):
+        train(task_id, epochs=1000, wait=0.1, until_end=False)
+    result = trainctl("stop", "over", "endless-1", "nowhere", "endless-2", "endless-1")
+    assert result.status == 5
+    assert [line.split(":")[0] for line in result.lines] == ["endless-1", "endless-2"]
+    has_ended, is_unknown = result.error.splitlines()
+    assert "has ended" in has_ended
+    assert "'nowhere'" in is_unknown
+    assert {client.wait(task_id).status for task_id in ("endless-1", "endless-2")} == {"cancelled"}
+
+
+def test_stop_and_wait_tells_of_one_that_fails_instead(
+    trainctl: Run, client: TrainingClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_client: TrainingClient, task_id: str) -> TaskResponse:
+        return client.status(task_id).model_copy(update={"status": TaskStatus.FAILED})
+
+    client.start(command=["sleep", "1000"], working_dir=str(tmp_path), device="cpu", task_id="fails-at-last")
+    monkeypatch.setattr(TrainingClient, "wait", fail)
+    result = trainctl("stop", "fails-at-last", "--wait")
+    assert (result.status, result.lines[-1]) == (1, "fails-at-last: failed")
 
 
 def test_ctrl_c_leaves_the_training_running(
