@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from itertools import islice, takewhile
+from datetime import datetime
+from itertools import dropwhile, islice, takewhile
 
 import click
 
-from client.commands.exits import Unusable
+from client.commands.moments import moment_of, on_service_clock
 from client.commands.screen import print_json, print_line
 from client.commands.session import Session, TaskName, connected, pass_session
+from client.training_client import LAST_LINE
 from models.schemas import Stage, StoredLogEntry
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 STYLES = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red", "DEBUG": "dim"}
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @click.command()
@@ -48,12 +47,11 @@ def logs(
     """Print the log of a task. With --json each line is an object with its metrics."""
     task_id = session.find(task)
     wanted = _Wanted(level, stage, contains, None if since is None else _service_time(session, task_id, since))
-    last = after
-    for entry in _stored(session, task_id, after, tail, wanted):
+    newest = _newest(session, task_id) if follow else LAST_LINE
+    for entry in _stored(session, task_id, after, newest, tail, wanted):
         _show(session, entry, raw=raw)
-        last = entry.id
     if follow:
-        for entry in session.client.follow(task_id, after=last):
+        for entry in session.client.follow(task_id, after=max(after, newest)):
             if wanted.fits(entry):
                 _show(session, entry, raw=raw)
 
@@ -79,35 +77,34 @@ class _Wanted:
         return self.since is not None and entry.timestamp < self.since
 
 
-def _stored(session: Session, task_id: str, after: int, tail: int | None, wanted: _Wanted) -> Iterator[StoredLogEntry]:
-    """What is there already, oldest first. Where the end alone is wanted, it is read from there."""
+def _stored(
+    session: Session, task_id: str, after: int, newest: int, tail: int | None, wanted: _Wanted
+) -> Iterator[StoredLogEntry]:
+    """What is there up to the line `newest`, oldest first. Where the end alone is wanted, it is read from there."""
     filters = {"stage": wanted.stage, "contains": wanted.contains}
     if tail is None and wanted.since is None:
-        return filter(wanted.fits, session.client.history(task_id, after, page_size=1000, **filters))
+        forwards = session.client.history(task_id, after, page_size=1000, **filters)
+        return filter(wanted.fits, takewhile(lambda entry: entry.id <= newest, forwards))
     backwards = session.client.history_backwards(task_id, page_size=min(1000, max(1, tail or 1000)), **filters)
-    recent = takewhile(lambda entry: entry.id > after and not wanted.is_too_old(entry), backwards)
+    known = dropwhile(lambda entry: entry.id > newest, backwards)
+    recent = takewhile(lambda entry: entry.id > after and not wanted.is_too_old(entry), known)
     return reversed(list(islice(filter(wanted.fits, recent), tail)))
 
 
-def _service_time(session: Session, task_id: str, text: str) -> datetime:
-    """A moment in the local time of the service, which its log has.
+def _newest(session: Session, task_id: str) -> int:
+    """The number of the last line that is there, 0 without any.
 
-    Raises: Unusable: it is none.
+    What is shown of the stored lines may end long before it, or be nothing at all, and what comes begins behind it.
     """
-    if span := re.fullmatch(r"(\d{1,9})([smhd])", text):
-        moment = datetime.now(UTC) - timedelta(seconds=int(span[1]) * _UNITS[span[2]])
-    else:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise Unusable(f"--since: {text!r} is no time; write 90s, 10m, 2h, 3d or 2026-01-31T12:00.") from error
+    return next((entry.id for entry in session.client.history_backwards(task_id, page_size=1)), 0)
+
+
+def _service_time(session: Session, task_id: str, text: str) -> datetime:
+    moment = moment_of(text)
     if moment.tzinfo is None:
         return moment
-    state = session.client.status(task_id, history=True)
-    changes = state.history or ()
-    # A task is created at the moment of its first status, which is told once with an offset and once without.
-    offset = state.created_at - changes[0].at.astimezone(UTC).replace(tzinfo=None) if changes else timedelta()
-    return moment.astimezone(UTC).replace(tzinfo=None) + timedelta(minutes=round(offset.total_seconds() / 60))
+    changes = session.client.status(task_id, history=True).history or ()
+    return on_service_clock(moment, [change.at for change in changes], is_local=session.is_local)
 
 
 def _show(session: Session, entry: StoredLogEntry, *, raw: bool) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from client import TrainingClient
+from models.schemas import StoredLogEntry
 from tests.client.commands.conftest import Result
 
 Run = Callable[..., Result]
@@ -68,6 +69,42 @@ def test_follow_ends_with_the_task_and_repeats_nothing(
     shown = messages(trainctl("logs", "live", "--follow", "--json"))
     assert shown == [entry.message for entry in client.history("live")]
     assert shown[-1] == "任务结束"
+
+
+@pytest.mark.parametrize(
+    "filters", [("--tail", "0"), ("--contains", "no line has this"), ("--since", "9999-01-01"), ("--tail", "2")]
+)
+def test_follow_goes_on_behind_the_newest_line_whatever_was_shown_of_those_before(
+    trainctl: Run, client: TrainingClient, monkeypatch: pytest.MonkeyPatch, filters: tuple[str, ...]
+) -> None:
+    stored = list(client.history("done"))
+    asked: list[int] = []
+
+    def follow(_client: TrainingClient, _task_id: str, after: int = 0) -> list[StoredLogEntry]:
+        asked.append(after)
+        return []
+
+    monkeypatch.setattr(TrainingClient, "follow", follow)
+    shown = messages(trainctl("logs", "done", "--follow", "--json", *filters))
+    assert shown == ([entry.message for entry in stored[-2:]] if filters == ("--tail", "2") else [])
+    assert asked == [stored[-1].id]
+
+
+def test_follow_shows_a_line_that_comes_while_the_stored_ones_are_read_once(
+    trainctl: Run, client: TrainingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the last lines had come after the newest one was asked for."""
+    stored = list(client.history("done"))
+    known = stored[-4]
+
+    def backwards(_client: TrainingClient, _task_id: str, *, page_size: int, **_: object) -> Iterator[StoredLogEntry]:
+        return reversed(stored[: stored.index(known) + 1] if page_size == 1 else stored)
+
+    monkeypatch.setattr(TrainingClient, "history_backwards", backwards)
+    for options in ((), ("--tail", "1000")):
+        assert messages(trainctl("logs", "done", "-f", "--json", *options)) == [entry.message for entry in stored]
+    newest_two = messages(trainctl("logs", "done", "-f", "--json", "--tail", "2"))
+    assert newest_two == [entry.message for entry in stored[-5:]]
 
 
 def test_export_to_standard_output_and_into_a_folder(trainctl: Run, tmp_path: Path) -> None:
