@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -26,9 +28,12 @@ class Screen(Console):
     """Standard output. Colour is for terminals alone, and NO_COLOR (no-color.org) switches it off."""
 
     def __init__(self) -> None:
-        columns = os.environ.get("COLUMNS", "")
-        wide = None if sys.stdout.isatty() else int(columns) if columns.isdigit() else NO_TERMINAL_WIDTH
-        super().__init__(width=wide, highlight=False, markup=False, emoji=False)
+        environment = dict(os.environ)
+        columns = environment.get("COLUMNS", "")
+        if not (is_width := re.fullmatch("0*[1-9][0-9]{0,5}", columns) is not None):
+            environment.pop("COLUMNS", None)  # Rich would take it, and print nothing in no columns
+        wide = None if sys.stdout.isatty() else int(columns) if is_width else NO_TERMINAL_WIDTH
+        super().__init__(width=wide, highlight=False, markup=False, emoji=False, _environ=environment)
 
     def on_broken_pipe(self) -> NoReturn:
         """Whoever read has seen enough, as `| head` has: `main` ends in silence."""
@@ -38,7 +43,12 @@ class Screen(Console):
 def print_json(value: BaseModel | dict[str, Any]) -> None:
     """One object in one line, fields that are not set left out: as the API answers."""
     content = value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
-    print(json.dumps(content, ensure_ascii=False), flush=True)
+    print(json.dumps(content, ensure_ascii=not _has_every_letter(sys.stdout.encoding)), flush=True)
+
+
+def _has_every_letter(encoding: str | None) -> bool:
+    """Where a letter would become a question mark, JSON has a way to write it in ASCII."""
+    return encoding is None or codecs.lookup(encoding).name.startswith("utf-")
 
 
 def print_line(screen: Console, line: str, style: str = "") -> None:
