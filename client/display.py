@@ -6,6 +6,7 @@ and `trainctl watch` show trainings by it.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import deque
@@ -31,6 +32,13 @@ VALUES_SHOWN = 4
 """Latest values that a line has room for, of a log that counts no epochs."""
 PLAIN_INTERVAL = 10.0
 """Seconds between progress lines where there is no terminal."""
+
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]"  # CSI: colours, moves
+    r"|[\]PX^_][^\x07\x1b]*+(?:\x07|\x1b\\)"  # OSC and other strings: titles, links
+    r"|[ -/]*+[0-~])"  # any other; of one that is broken off, its beginning
+)
+"""Escape codes as ECMA-48 has them. They may come from anybody and be of any length: no letter is looked at twice."""
 
 Number = int | float | None
 
@@ -248,5 +256,5 @@ def say(console: Console, line: str) -> None:
 
 def printable(message: str) -> str:
     """A stranger's log line without what would steer the terminal: escape codes, control characters."""
-    plain = Text.from_ansi(message.replace("\r", " ")).plain  # which would keep what follows a carriage return alone
+    plain = _ESCAPES.sub("", message)
     return "".join(letter if letter.isprintable() else " " for letter in plain)

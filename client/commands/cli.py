@@ -42,19 +42,16 @@ for _command in COMMANDS:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status. Whatever is wrong is one sentence on standard error."""
+    if sys.stdout is None:  # closed by whoever started this; the next file that is opened would have its number
+        complain("There is no standard output to write to.")
+        return USAGE
     _speak_utf8()
     try:
-        if VARIABLE in os.environ:
-            trainctl.main(prog_name=NAME, complete_var=VARIABLE)
-        # Not `trainctl.main`, which ends with 1 where a pipe is closed, and forgets what an interrupt says.
-        with trainctl.make_context(NAME, list(sys.argv[1:] if arguments is None else arguments)) as ctx:
-            ctx.call_on_close(ctx.ensure_object(Session).close)
-            result = trainctl.invoke(ctx)
+        result = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except BrokenPipeError:
-        return _leave_quietly()
-    except click.exceptions.Exit as end:
-        return end.exit_code
+        _drop_output()
+        return OK
     except KeyboardInterrupt as interrupt:
         complain(str(interrupt) or "Interrupted.")
         return exits.INTERRUPTED
@@ -73,9 +70,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception:  # noqa: BLE001 - a person sees a sentence, also of a mistake in here
             complain(f"trainctl has made a mistake: {error!r}. TRAINCTL_DEBUG=1 shows where.")
             return MISTAKE
+        if isinstance(error, OSError):
+            _drop_output()
         complain(sentence)
         return number
     return result if isinstance(result, int) else OK
+
+
+def _run(arguments: list[str]) -> object:
+    if VARIABLE in os.environ:
+        trainctl.main(prog_name=NAME, complete_var=VARIABLE)
+    try:
+        # Not `trainctl.main`, which ends with 1 where a pipe is closed, and forgets what an interrupt says.
+        with trainctl.make_context(NAME, arguments) as ctx:
+            ctx.call_on_close(ctx.ensure_object(Session).close)
+            return trainctl.invoke(ctx)
+    except click.exceptions.Exit as end:
+        return end.exit_code
 
 
 def _speak_utf8() -> None:
@@ -85,7 +96,9 @@ def _speak_utf8() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _leave_quietly() -> int:
-    """Python flushes what is left at its end, which would fail once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return OK
+def _drop_output() -> None:
+    """Python writes what is left at its end, and would say once more that it cannot."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

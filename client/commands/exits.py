@@ -25,6 +25,7 @@ MEANINGS = (
     (NOT_FOUND, "there is no such task"),
     (UNREACHABLE, "the service cannot be reached, or cannot answer now"),
     (REFUSED, "the service refuses: a wrong token, a name in use, a full queue, a task that has ended"),
+    (MISTAKE, "a mistake of trainctl itself; TRAINCTL_DEBUG=1 shows where"),
     (INTERRUPTED, "interrupted by Ctrl-C"),
 )
 
@@ -65,5 +66,9 @@ def of_error(error: Exception) -> tuple[int, str]:
             return USAGE, f"{error}"
         case OSError(filename=str(name), strerror=str(reason)):
             return USAGE, f"{name} cannot be used: {reason}."
+        case OSError(strerror=str(reason)):  # of a file that is open already, standard output among them
+            return USAGE, f"What was asked for cannot be written: {reason}."
+        case UnicodeEncodeError(object=text, start=start, end=end):
+            return USAGE, f"{text[start:end]!r} in what was given is no text in UTF-8."
         case _:
             raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -23,6 +24,8 @@ class NumberOption(click.ParamType[int | float | str]):
         try:
             number: int | float = self._number.convert(value, param, ctx)
         except click.BadParameter:
+            self._refuse(value, param, ctx)
+        if not math.isfinite(number):  # JSON has no such number
             self._refuse(value, param, ctx)
         return number
 

@@ -47,8 +47,8 @@ class Session:
     def connect(self, timeout: float = TIMEOUT_S, **options: Any) -> TrainingClient:
         try:
             return TrainingClient(self.url, token=self.token, timeout=timeout, **options)
-        except ValueError as error:
-            raise Unusable(f"{error}. Correct --url or TRAINING_SERVICE_URL.") from error
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise Unusable(_how_to_connect(error)) from error
 
     def close(self) -> None:
         if "client" in vars(self):
@@ -57,7 +57,7 @@ class Session:
     @property
     def is_local(self) -> bool:
         """Whether the service sees the files that this command sees, as far as can be told from its address."""
-        return is_loopback(httpx.URL(self.url).host)
+        return is_loopback(httpx.URL(self.client.base_url).host)
 
     def find(self, name: str) -> str:
         """The id of the task that is meant by its id, by its name, or by the first characters of its id.
@@ -98,6 +98,16 @@ class Session:
                 ids = ", ".join(task.task_id for task in several[:5])
                 more = f" and {len(several) - 5} more" if len(several) > 5 else ""
                 raise NotFound(f"{name!r} may be any of {len(several)} tasks: {ids}{more}. Give the id of one.")
+
+
+def _how_to_connect(error: Exception) -> str:
+    """What is wrong with what a connection is made of: the address, the token, or a proxy of the environment."""
+    said = str(error).rstrip(".")
+    if "is not an address of a service" in said:
+        return f"{said}. Correct --url or TRAINING_SERVICE_URL."
+    if isinstance(error, ImportError | httpx.InvalidURL) or "proxy" in said:
+        return f"{said}. Correct or unset the proxy of the environment: ALL_PROXY, HTTPS_PROXY or HTTP_PROXY."
+    return f"{said}."
 
 
 def _may_be_id(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -125,15 +126,27 @@ def _refuse_hidden(old: dict[str, Any], here: dict[str, Any], like: str) -> None
 
 
 def _read(file: str) -> dict[str, Any]:
-    text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
     where = "standard input" if file == "-" else file
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise Unusable(f"What is in {where} is not JSON: {error}.") from error
+    if file == "-" and sys.stdin is None:
+        raise Unusable("There is no standard input to read.")
+    content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    try:  # bytes: in any form of Unicode, with a byte order mark or without
+        fields = json.loads(content, parse_constant=_finite, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise Unusable(f"What is in {where} is no text in UTF-8, at its byte {error.start + 1}.") from error
+    except (ValueError, RecursionError) as error:
+        raise Unusable(f"What is in {where} is not JSON: {str(error).rstrip('.')}.") from error
     if not isinstance(fields, dict):
         raise Unusable(f"What is in {where} is no request: it must be one object, as the body of start.")
     return fields
+
+
+def _finite(text: str) -> float:
+    """Raises: ValueError: a number that Python's JSON knows, but no other."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number that it has")
+    return number
 
 
 def _absolute(session: Session, fields: dict[str, Any]) -> dict[str, Any]:

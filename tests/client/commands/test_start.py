@@ -22,6 +22,11 @@ from tests.client.commands.conftest import Result
 Run = Callable[..., Result]
 
 
+def piped(text: str) -> io.TextIOWrapper:
+    """Standard input with a text in it."""
+    return io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8")
+
+
 def test_a_command_behind_two_dashes_runs_in_this_folder(
     trainctl: Run, client: TrainingClient, trainer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,13 +55,13 @@ def test_relative_paths_in_a_file_are_of_this_folder_as_those_of_options_are(
     monkeypatch.chdir(trainer.parent.parent)
     body = {"command": [sys.executable, trainer.name, "1", "0", "0"], "device": "cpu"}
     in_file = {**body, "task_id": "relative", "working_dir": trainer.parent.name}
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(in_file)))
+    monkeypatch.setattr(sys, "stdin", piped(json.dumps(in_file)))
     assert trainctl("start", "--file", "-").status == 0
     assert client.request("relative").request["working_dir"] == str(trainer.parent)
     assert client.wait("relative").status == "completed"
 
     monkeypatch.chdir(trainer.parent)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**body, "task_id": "without"})))
+    monkeypatch.setattr(sys, "stdin", piped(json.dumps({**body, "task_id": "without"})))
     assert trainctl("start", "--file", "-").status == 0
     assert client.request("without").request["working_dir"] == str(trainer.parent)
 
@@ -66,7 +71,7 @@ def test_what_is_no_path_in_a_file_is_refused_by_the_service(
     trainctl: Run, monkeypatch: pytest.MonkeyPatch, value: object
 ) -> None:
     body = {"command": ["true"], "device": "cpu", "working_dir": value}
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(body)))
+    monkeypatch.setattr(sys, "stdin", piped(json.dumps(body)))
     result = trainctl("start", "--file", "-")
     assert (result.status, result.output) == (2, "")
     assert "working_dir" in result.error
@@ -74,7 +79,7 @@ def test_what_is_no_path_in_a_file_is_refused_by_the_service(
 
 def test_a_request_from_standard_input(trainctl: Run, trainer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = {"command": [sys.executable, trainer.name, "1", "0", "0"], "working_dir": str(trainer.parent)}
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**body, "device": "cpu", "task_id": "piped"})))
+    monkeypatch.setattr(sys, "stdin", piped(json.dumps({**body, "device": "cpu", "task_id": "piped"})))
     assert trainctl("start", "--file", "-", "--watch").status == 0
 
 
@@ -113,7 +118,7 @@ def test_a_variable_wins_over_the_one_of_the_file_and_leaves_the_others(
 ) -> None:
     show = "import os; print('has', os.environ['A'], os.environ['B'])"
     body = {"command": [sys.executable, "-c", show], "device": "cpu", "task_id": "merged", "env": {"A": "1", "B": "2"}}
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(body)))
+    monkeypatch.setattr(sys, "stdin", piped(json.dumps(body)))
     assert trainctl("start", "--file", "-", "--env", "A=3", "--watch").status == 0
     assert "has 3 2" in [entry.message for entry in client.history("merged")]
 
@@ -125,7 +130,7 @@ def test_what_is_no_environment_in_a_file_is_refused_by_the_service(
     task_id = train(f"for-env-{type(env).__name__}", epochs=1, env={"SECRET": "x"})
     for like in ((), ("--like", task_id)):
         body = {"command": ["true"], "device": "cpu", "env": env}
-        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(body)))
+        monkeypatch.setattr(sys, "stdin", piped(json.dumps(body)))
         result = trainctl("start", "--file", "-", *like)
         assert (result.status, result.output) == (2, "")
         assert result.error.startswith("env: ")
@@ -160,6 +165,42 @@ def test_a_file_that_is_no_request(trainctl: Run, tmp_path: Path, text: str | No
     result = trainctl("start", "--file", str(file))
     assert (result.status, result.output) == (2, "")
     assert said in result.error
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_a_file_may_be_in_any_form_of_unicode(trainctl: Run, tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "request.json"
+    body = {"command": ["true"], "working_dir": "/", "device": "cpu", "description": "训练"}
+    file.write_text(json.dumps(body, ensure_ascii=False), encoding)
+    assert trainctl("start", "--check", "--file", str(file)).error == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"description": "caf\xe9"}', "is no text in UTF-8, at its byte 21"),
+        (b'{"weight_decay": NaN}', "NaN is no number"),
+        (b'{"weight_decay": -Infinity}', "-Infinity is no number"),
+        (b'{"weight_decay": 1e999}', "1e999 is no number"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"description": "\\ud800"}', "'\\ud800' in what was given is no text"),
+    ],
+)
+def test_what_json_or_unicode_does_not_have_is_refused_in_words(
+    trainctl: Run, tmp_path: Path, content: bytes, said: str
+) -> None:
+    file = tmp_path / "request.json"
+    file.write_bytes(content)
+    result = trainctl("start", "--file", str(file))
+    assert (result.status, result.output) == (2, "")
+    assert said in result.error
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+def test_an_option_takes_no_number_that_json_does_not_have(trainctl: Run, number: str) -> None:
+    result = trainctl("start", "--weight-decay", number)
+    assert (result.status, result.output) == (2, "")
+    assert "is not a valid float" in result.error
 
 
 def test_every_field_of_a_request_has_an_option(trainctl: Run) -> None:
@@ -237,7 +278,7 @@ def test_help_tells_of_trainings_and_of_commands_what_the_field_is() -> None:
     told = {option.name: option.help for option in start.params if isinstance(option, click.Option)}
     for request in (TrainingRequest, CommandRequest):
         for name in ("device", "executor"):
-            assert str(request.model_fields[name].description) in (told[name] or "")
+            assert (request.model_fields[name].description or name) in (told[name] or "")
 
 
 def test_the_examples_of_the_help_can_be_started(
