@@ -31,6 +31,7 @@ from client import ServiceError, ServiceUnreachable, TrainingClient
 from client.demo.digits import digit_folders
 from client.demo.local_service import NoServiceError, free_url, service_at
 from client.display import Board, PlainBoard, board_for, printable, say, shown
+from client.patience import until_answered
 from client.training_client import is_loopback
 from models.schemas import StoredLogEntry, TaskResponse, TaskStatus
 
@@ -159,12 +160,13 @@ def train(client: TrainingClient, request: dict[str, Any], board: Board) -> Task
             board.add(entry)
             if time.monotonic() - asked > 1:
                 asked = time.monotonic()
-                with suppress(ServiceUnreachable):  # the stream will take care of that
+                with suppress(ServiceError, ServiceUnreachable):  # the stream will take care of that
                     board.update(client.status(task_id))
     except KeyboardInterrupt:
         say(board.console, "Stopping the training; Ctrl-C again to leave it.")
         raise KeyboardInterrupt(stop(client, task_id, last_line, board)) from None
-    task = client.status(task_id)
+    say_so = partial(pause, board.console, what="The service does not answer")
+    task = until_answered(partial(client.status, task_id), sleep=say_so)
     board.update(task)
     return task
 
@@ -177,7 +179,7 @@ def stop(client: TrainingClient, task_id: str, last_line: int, board: Board) -> 
         for entry in client.follow(task_id, after=last_line):
             board.add(entry)
         return f"Interrupted: training {task_id} is {client.status(task_id).status}."
-    except ServiceUnreachable as gone:
+    except (ServiceError, ServiceUnreachable) as gone:
         return f"Interrupted; training {task_id} may go on: {gone}"
 
 
@@ -202,9 +204,9 @@ def curl(client: TrainingClient, task_id: str) -> str:
     return f"curl -N{header} {client.shown_url}/api/v2/training/{task_id}/logs"
 
 
-def pause(console: Console, seconds: float) -> None:
-    """How the client waits before it takes up a lost stream again: not in silence."""
-    say(console, f"The log stream is lost; trying again in {seconds:.0f} s")
+def pause(console: Console, seconds: float, what: str = "The log stream is lost") -> None:
+    """How the client waits before it takes up a lost stream again, or asks again: not in silence."""
+    say(console, f"{what}; trying again in {seconds:.0f} s")
     time.sleep(seconds)
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from client.errors import no_such_task, refusal, unexpected, unreachable
 from client.follow import EventFollower, LogFollower, ServiceEvent
+from client.patience import until_answered
 from client.secrets import shown_address, shown_url, usable_token
 from models.alerts import Channel, Firing, FiringList, Rule
 from models.fields import RESERVED_TASK_IDS
@@ -53,7 +54,8 @@ class TrainingClient:
 
     Every method raises `ServiceError` where the service refuses and `ServiceUnreachable` where nobody
     answers within `timeout` seconds. Requests are sent once: whether a failed one may be repeated is the
-    caller's to say. One client may be used from several threads.
+    caller's to say; only `wait`, `follow` and `events` outlast restarts of the service. One client may be
+    used from several threads.
     """
 
     def __init__(
@@ -283,10 +285,10 @@ class TrainingClient:
         return self._ask("POST", f"{ALERTS}/channels", Channel, json=fields)
 
     def wait(self, task_id: str) -> TaskResponse:
-        """The task once it is over, however it ended."""
+        """The task once it is over, however it ended. Survives lost connections and restarts of the service."""
         for _ in self.follow(task_id):
             pass
-        return self.status(task_id)
+        return until_answered(lambda: self.status(task_id), sleep=self._sleep)
 
     def resources(self) -> ResourcesResponse:
         """What runs and waits on each device, and how much may."""

@@ -24,6 +24,7 @@ from client.commands.session import Session, TaskName, connected, pass_session
 from client.commands.several import overview
 from client.display import COLUMNS, LINES_SHOWN, Board, LiveBoard, PlainBoard, is_live, shown
 from client.errors import ServiceError, ServiceUnreachable
+from client.patience import until_answered
 from client.training_client import TrainingClient
 from models.history import MetricsResponse, Unit
 from models.schemas import StoredLogEntry, TaskResponse
@@ -67,7 +68,7 @@ def watch_tasks(session: Session, tasks: Sequence[TaskResponse], metrics: Sequen
         goes_on = "it goes on" if len(left) == 1 else "they go on"
         how = f"{goes_on}. To stop: trainctl stop {' '.join(left)}" if left else "all has ended."
         raise KeyboardInterrupt(f"No longer watching; {how}") from None
-    ended = [session.client.status(task.task_id) for task in tasks]
+    ended = [watching.ask_end(task.task_id) for task in tasks]
     for task in ended:
         watching.say_end(task)
     return exits.of_tasks(ended)
@@ -178,6 +179,16 @@ class _Watching:
             picture = overview(boards, self._session.screen.width)
         return Group(picture, Text(self._trouble, style="yellow")) if self._trouble else picture
 
+    def ask_end(self, task_id: str) -> TaskResponse:
+        """The task that has ended, also where the service restarts just then."""
+
+        def pause(seconds: float) -> None:
+            if not self._session.json:
+                print_line(self._session.screen, _waiting(seconds))
+            time.sleep(seconds)
+
+        return until_answered(lambda: self._session.client.status(task_id), sleep=pause)
+
     def say_end(self, task: TaskResponse) -> None:
         if self._session.json:
             print_json(task)
@@ -205,7 +216,7 @@ class _Watching:
                     if not self._session.json and _has_new_unit(entry, units):
                         units |= self._ask_units(client, task_id)
                     self._news.put((task_id, entry))
-                self._news.put((task_id, client.status(task_id)))
+                self._news.put((task_id, until_answered(lambda: client.status(task_id), sleep=self._pause)))
         except Exception as error:  # noqa: BLE001 - it is raised where somebody sees it
             self._news.put((task_id, error))
         else:
@@ -215,7 +226,7 @@ class _Watching:
         """Bring the epochs so far without reading the whole log; returns the line to go on behind."""
         if not self._is_live:
             return 0
-        known = client.metrics(task_id, max_points=POINTS)
+        known = until_answered(lambda: client.metrics(task_id, max_points=POINTS), sleep=self._pause)
         self._news.put((task_id, known))
         return max(0, known.last_id - LINES_SHOWN)
 
@@ -238,11 +249,12 @@ class _Watching:
                             self._news.put((task_id, client.status(task_id)))
 
     def _connect(self) -> TrainingClient:
-        def wait(seconds: float) -> None:
-            self._news.put(("", f"The service does not answer; trying again in {seconds:.0f} s."))
-            self._closed.wait(seconds)
+        return self._session.connect(sleep=self._pause)
 
-        return self._session.connect(sleep=wait)
+    def _pause(self, seconds: float) -> None:
+        """Between attempts of a thread that follows a log, until whoever draws has gone."""
+        self._news.put(("", _waiting(seconds)))
+        self._closed.wait(seconds)
 
 
 class _Picture(LiveBoard):
@@ -250,6 +262,10 @@ class _Picture(LiveBoard):
 
     def show(self) -> None:
         return
+
+
+def _waiting(seconds: float) -> str:
+    return f"The service does not answer; trying again in {seconds:.0f} s."
 
 
 def _is_accuracy(metric: str) -> bool:

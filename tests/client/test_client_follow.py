@@ -209,6 +209,21 @@ def test_a_service_that_is_starting_is_waited_for() -> None:
         Service(*[busy] * 4).ids(attempts=4)
 
 
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 520, 522, 530])
+def test_a_proxys_own_number_for_a_service_that_restarts_is_waited_for(status: int) -> None:
+    service = Service(httpx.Response(status, text="<html>"), stream(frame(1, status="completed")))
+    assert service.ids() == [1]
+    assert service.waits == [1]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 501])
+def test_a_refusal_that_will_not_pass_is_told_at_once(status: int) -> None:
+    service = Service(httpx.Response(status, json={"detail": "No.", "code": "no"}))
+    with pytest.raises(ServiceError, match="No"):
+        service.ids()
+    assert service.waits == []
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -197,6 +197,26 @@ def test_wait_follows_to_the_end_and_asks_once() -> None:
     assert wire.asked == ["GET /api/v2/training/t/logs", "GET /api/v2/training/t"]
 
 
+def test_a_restart_between_the_last_line_and_the_status_is_waited_for() -> None:
+    last = json.dumps({**ENTRY, "status": "completed"})
+    events = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, text=f"id: 1\ndata: {last}\n\n")
+    starting = httpx.Response(503, json={"detail": "The service is starting.", "code": "starting"})
+    wire = Wire(events, starting, httpx.Response(522, text="<html>"), {**TASK, "status": "completed"})
+    waits: list[float] = []
+    with client_of(wire, sleep=waits.append) as client:
+        assert client.wait("t").status is TaskStatus.COMPLETED
+    assert wire.asked == ["GET /api/v2/training/t/logs"] + ["GET /api/v2/training/t"] * 3
+    assert waits == [1, 2]
+
+
+def test_waiting_for_a_task_that_is_gone_at_its_end_is_told_at_once() -> None:
+    last = json.dumps({**ENTRY, "status": "completed"})
+    events = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, text=f"id: 1\ndata: {last}\n\n")
+    wire = Wire(events, httpx.Response(404, json={"detail": "There is no task 't'.", "code": "task_not_found"}))
+    with client_of(wire) as client, pytest.raises(ServiceError, match="There is no task"):
+        client.wait("t")
+
+
 def test_models_and_health() -> None:
     network = {"name": "resnet18", "parameters": 11_689_512, "min_image_size": 32, "pretrained": True}
     health = {"status": "ok", "version": "0.1.0", "running": 1, "queued": 0, "storage": "ok"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -115,6 +118,25 @@ def test_own_data_leaves_the_rest_to_the_service(url: str, data: list[str], tmp_
         "val_path": str(tmp_path / "val"),
         "save_path": str(tmp_path / "runs"),
     }
+
+
+def test_a_proxy_that_answers_for_a_service_in_restart_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log stream brings lines already, while the status gets a 502; and at its end once more."""
+    now = "2025-01-01T00:00:00"
+    task = {"task_id": "t", "status": "pending", "progress": 0, "device": "cpu", "created_at": now, "updated_at": now}
+    line = {"timestamp": now, "level": "INFO", "message": "任务结束", "status": "completed"}
+    log = httpx.Response(
+        200, headers={"Content-Type": "text/event-stream"}, text=f"id: 1\ndata: {json.dumps(line)}\n\n"
+    )
+    gateway = httpx.Response(502, text="<html>")
+    ended = httpx.Response(200, json={**task, "status": "completed", "progress": 100})
+    answers = [httpx.Response(200, json=task), log, gateway, gateway, ended]
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with TrainingClient("http://h", transport=httpx.MockTransport(lambda _: answers.pop(0))) as client:
+        assert script.train(client, {}, Board(Console())).status == "completed"
+    assert answers == []
+    assert waits == [1]
 
 
 def test_the_line_to_watch_with_shows_no_secret() -> None:
