@@ -120,7 +120,7 @@ def training_request(args: argparse.Namespace) -> dict[str, Any]:
     request = {"save_path": str(HOME / "runs"), **given}
     match given:
         case {"train_path": folder, "val_path": _}:
-            classes = sum(1 for _ in Path(folder).glob("*/"))
+            classes = sum(not each.name.startswith(".") for each in Path(folder).glob("*/"))  # as the service counts
             if "num_classes" not in given and not classes:
                 raise DemoError(f"{folder} is not there, or has no sub-folders: it needs one for each class.")
             return {"model": DEMO["model"], "num_classes": classes, **request}

@@ -120,6 +120,11 @@ def test_own_data_leaves_the_rest_to_the_service(url: str, data: list[str], tmp_
     }
 
 
+def test_hidden_folders_are_no_classes(url: str, data: list[str], tmp_path: Path) -> None:
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    assert script.training_request(script.parse(["--url", url, *data]))["num_classes"] == 2
+
+
 def test_a_proxy_that_answers_for_a_service_in_restart_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log stream brings lines already, while the status gets a 502; and at its end once more."""
     now = "2025-01-01T00:00:00"
