@@ -36,6 +36,7 @@ from client.training_client import is_loopback
 from models.schemas import StoredLogEntry, TaskResponse, TaskStatus
 
 HOME = Path(__file__).resolve().parent / "demo"
+LOCAL = "http://127.0.0.1:8000"
 
 DEMO: dict[str, Any] = {
     "model": "resnet18",
@@ -89,8 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Options are named like the fields of the request; one that is not given is not sent."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    url = os.environ.get("TRAINING_SERVICE_URL", "http://127.0.0.1:8000")
-    parser.add_argument("--url", default=url, help="the service, default %(default)s ($TRAINING_SERVICE_URL)")
+    url = os.environ.get("TRAINING_SERVICE_URL") or LOCAL  # an empty setting is none, as for trainctl
+    said = f"the service [$TRAINING_SERVICE_URL, {LOCAL}]"  # not its value, which may hold a password
+    parser.add_argument("--url", default=url, help=said)
     token = os.environ.get("TRAINING_SERVICE_TOKEN")
     parser.add_argument("--token", default=token, help="if the service wants one ($TRAINING_SERVICE_TOKEN)")
     parser.add_argument("--train-path", help="folder with one sub-folder of images per class; default: digits")

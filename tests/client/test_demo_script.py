@@ -125,6 +125,22 @@ def test_hidden_folders_are_no_classes(url: str, data: list[str], tmp_path: Path
     assert script.training_request(script.parse(["--url", url, *data]))["num_classes"] == 2
 
 
+def test_an_empty_address_in_the_environment_is_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAINING_SERVICE_URL", "")
+    assert script.parse([]).url == script.LOCAL
+    monkeypatch.setenv("TRAINING_SERVICE_URL", url)
+    assert script.parse([]).url == url
+
+
+def test_the_help_does_not_show_the_address_of_the_environment(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRAINING_SERVICE_URL", "http://me:secret@host")
+    with pytest.raises(SystemExit):
+        script.parse(["--help"])
+    assert "secret" not in capsys.readouterr().out
+
+
 def test_a_proxy_that_answers_for_a_service_in_restart_does_not_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The log stream brings lines already, while the status gets a 502; and at its end once more."""
     now = "2025-01-01T00:00:00"
