@@ -27,8 +27,10 @@ class LogStream(EventSourceResponse):
     What sse-starlette does with two tasks for each viewer, and a timer for each frame, is done by `_OpenStreams` for
     all of them. Frames are sent by a task of their own, which goes on sooner than one that is deep in middleware.
 
-    A viewer that takes nothing any more ends its own stream, and is no error of the service. Nor is the end of the
-    service: a stream that is cut short by it is completed all the same.
+    A viewer that takes nothing any more ends its own stream. Its connection takes no last byte either, so the answer
+    cannot be completed: uvicorn logs `ASGI callable returned without completing response`, which is no error of the
+    service. Where the kernel gives the connection up first (TCP_USER_TIMEOUT), there is no such line. The end of the
+    service cuts streams short too, but completes those whose viewers still take something.
     """
 
     def __init__(self, frames: AsyncGenerator[bytes]) -> None:
