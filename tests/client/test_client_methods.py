@@ -217,6 +217,14 @@ def test_waiting_for_a_task_that_is_gone_at_its_end_is_told_at_once() -> None:
         client.wait("t")
 
 
+@pytest.mark.parametrize("guide", ["TRAINING_METRICS_GUIDE.md", "TRAINING_METRICS_GUIDE.en.md"])
+def test_every_method_is_in_the_guide(guide: str) -> None:
+    text = (Path(__file__).parents[2] / "doc" / guide).read_text("utf-8")
+    methods = {name for name, each in vars(TrainingClient).items() if callable(each) and not name.startswith("_")}
+    missing = {name for name in methods - {"close"} if f"`{name}`" not in text and f"client.{name}(" not in text}
+    assert missing == set()
+
+
 def test_models_and_health() -> None:
     network = {"name": "resnet18", "parameters": 11_689_512, "min_image_size": 32, "pretrained": True}
     health = {"status": "ok", "version": "0.1.0", "running": 1, "queued": 0, "storage": "ok"}
