@@ -436,7 +436,8 @@ def main() -> int:
         os.write(report, _READY.encode())
         return 0
     except OSError as error:
-        os.write(report, f"{error.errno} {error.filename}".encode())
+        path = error.filename or run_dir / RECORD  # no name where a write was refused, and only this is written
+        os.write(report, f"{error.errno} {path}".encode())
         return 1
     os.write(report, _READY.encode())
     os.close(report)

@@ -189,6 +189,20 @@ class TestEnds:
             message == f"The trainer was not started: {run.run_dir}/output.log could not be written (Is a directory)."
         )
 
+    def test_a_supervisor_whose_disk_is_full_names_the_file(
+        self, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limited = tmp_path / "python"
+        limited.write_text(f'#!/bin/sh\nulimit -f 0\nexec {sys.executable} "$@"\n')
+        limited.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(limited))
+        task = start(["true"])
+        record = task.current.run_dir / "supervisor.json"
+        assert failure(task) == (
+            "start_failed",
+            f"The trainer was not started: {record} could not be written (File too large).",
+        )
+
 
 class TestLeftovers:
     def test_a_grandchild_that_holds_the_output_and_ignores_sigterm_does_not_hold_the_task(self, start: Start) -> None:
