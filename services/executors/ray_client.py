@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from services.executors.supervised import Exit
 
 TIMEOUT_S = 30.0
 """For an answer: without one a cluster behind a silent network would be waited for without end."""
+_NO_SUCH_JOB = re.compile(r"Job \S+ does not exist")
+"""What Ray itself answers (`ray.dashboard.modules.job.job_head`)."""
 PACKAGES = [str(Path(__file__).parents[2] / name) for name in ("trainer", "models")]
 """Sent with a job, so that the nodes run the trainer of this service."""
 
@@ -25,9 +28,10 @@ class _Client(JobSubmissionClient):
         return response
 
     def _raise_error(self, r: requests.Response) -> None:
-        if r.status_code == 404:
+        if r.status_code == 404 and _NO_SUCH_JOB.fullmatch(r.text.strip()):
             raise KeyError(r.url)
-        if r.status_code >= 500:  # Ray says 500 too while the agent of a node is away
+        # Ray says 500 too while the agent of a node is away; any other 404 is of something between it and here
+        if r.status_code == 404 or r.status_code >= 500:
             raise Unreachable(f"HTTP status {r.status_code}")
         lines = [line.strip() for line in r.text.splitlines() if line.strip()]
         raise Refused(f"HTTP status {r.status_code}: {lines[-1][:500] if lines else ''}")
