@@ -7,6 +7,7 @@ costs or repeats a line. Ray is imported where the first job is submitted.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
@@ -24,6 +25,7 @@ from services.devices import CPU
 from services.executors.base import Detached, Executor, Place, Run
 from services.executors.outcome import conclude
 from services.executors.output import CHUNK, POLL_S, LineLogger
+from services.executors.patience import is_want, patiently
 from services.executors.ray_job import Failed, Lost
 from services.executors.supervised import Exit, not_writable
 from services.executors.supervisor import read_json, write_json
@@ -44,6 +46,7 @@ RETRY_S = 5.0
 READ_AFTER_STOP_S = 3.0
 GIVE_UP_STOP_S = 60.0
 """How long a job of a cluster that cannot be reached is asked to stop."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Unreachable(Exception):
@@ -96,7 +99,7 @@ class RayExecutor(Executor):
                 "start_failed", "This service has no Ray cluster: set RAY_ADDRESS, and resume the task."
             )
         folder = folder_of(run)
-        submission_id = recorded(run)
+        submission_id = patiently(lambda: recorded(run), self._detached)
         if submission_id is None:
             if run.position > 0:
                 raise TrainingFailed("run_folder_lost", f"{folder} has lost what says which job it is.")
@@ -110,16 +113,24 @@ class RayExecutor(Executor):
             end = following.to_the_end()
         except Detached:
             raise
-        except BaseException:
-            forget_secrets(folder)
+        except (TrainingStopped, TrainingFailed):
+            forget_secrets(folder, logger)
             raise
-        forget_secrets(folder)
+        except BaseException as error:  # nobody would stop it any more
+            following.end_for_good()
+            forget_secrets(folder, logger)
+            if isinstance(error, OSError):
+                what = f"{error.filename or folder} cannot be used ({error.strerror})"
+                message = f"{what}, without which the job cannot be followed: it was ended."
+                raise TrainingFailed("run_folder_lost", message) from error
+            raise
+        forget_secrets(folder, logger)
         if isinstance(end, Lost):
             if should_stop():
                 raise TrainingStopped
             raise TrainingFailed("interrupted", end.why)
         if isinstance(end, Failed):
-            if not (folder / OUTPUT).stat().st_size:
+            if not following.has_printed:
                 last = next((line for line in reversed(end.said.splitlines()) if line.strip()), "it said nothing")
                 raise TrainingFailed("start_failed", f"The driver of the job did not start: {last.strip()}")
             end = Exit(end.returncode)
@@ -151,9 +162,13 @@ def recorded(run: Run) -> str | None:
     return submission_id if submission_id.startswith(f"{run.task_id}-{run.attempt}-") else None
 
 
-def forget_secrets(folder: Path) -> None:
+def forget_secrets(folder: Path, logger: logging.Logger) -> None:
+    """How the job ended is no other for a folder that refuses it; but then somebody has to know."""
     for name in (SPEC, REQUEST):
-        (folder / name).unlink(missing_ok=True)
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning(f"{folder / name} may hold secrets and could not be removed ({error.strerror}).")
 
 
 def folder_of(run: Run) -> Path:
@@ -219,7 +234,7 @@ class _Following:
         is_built_in = isinstance(run.request, TrainingRequest)
         self._lines = LineLogger(logger, run.position, check=self._check, clock=time.monotonic, prefixed=is_built_in)
         self._next_question = 0.0
-        self._is_away = self._stop_passed_on = False
+        self._is_away = self._was_submitted = False
         self._stop_since = self._read_until = float("inf")
         self._end: Exit | Failed | Lost | None = None
 
@@ -246,18 +261,17 @@ class _Following:
             file.close()
         return self._end
 
+    @property
+    def has_printed(self) -> bool:
+        return self._position > 0
+
     def _open(self) -> FileIO:
-        try:
-            file = self._output.open("rb", buffering=0)
-        except OSError as error:
-            message = f"{self._output} cannot be read ({error.strerror}), without which the job cannot be followed."
-            self._end_for_good()
-            raise TrainingFailed("run_folder_lost", message) from error
+        file = patiently(lambda: self._output.open("rb", buffering=0), self._detached)
         file.seek(self._position)
         return file
 
     def _read(self, file: FileIO) -> bool:
-        chunk = file.read(CHUNK)
+        chunk = patiently(lambda: file.read(CHUNK), self._detached)
         self._position += len(chunk)
         self._lines.feed(chunk)
         return bool(chunk)
@@ -296,15 +310,26 @@ class _Following:
                 self._end = Lost(f"The cluster does not know job {self._id} any more: it has been started anew.")
                 return
             self._submit(cluster)
-        if not is_submitted:
-            (self._folder / SUBMITTED).touch()
+        self._was_submitted = True
+        self._note()
         if self._should_stop() and self._end is None:
-            self._stop_passed_on = True
             with suppress(KeyError):  # it has ended and been forgotten: the next question tells
                 cluster.stop(self._id)
 
     def _is_submitted(self) -> bool:
-        return (self._folder / SUBMITTED).exists()
+        return self._was_submitted or (self._folder / SUBMITTED).exists()
+
+    def _note(self) -> None:
+        """For the next service; once more where somebody has removed it. A folder without room takes it later.
+
+        Raises: OSError: there is no folder any more.
+        """
+        try:
+            if not (self._folder / SUBMITTED).exists():
+                (self._folder / SUBMITTED).touch()
+        except OSError as error:
+            if not is_want(error) and error.errno not in _FULL:
+                raise
 
     def _submit(self, cluster: Cluster) -> None:
         entrypoint = shlex.join(["python", "-m", "trainer.on_ray", str(self._folder / SPEC)])
@@ -312,11 +337,31 @@ class _Following:
         cluster.submit(self._id, entrypoint, env)
         self._logger.info(f"Submitted to Ray as job {self._id}")
 
-    def _end_for_good(self) -> None:
+    def end_for_good(self) -> None:
+        """Stop a job that nobody follows any more, and wait until it has ended: the next attempt begins beside it.
+
+        Raises: Detached: the next service sees to it.
+        """
+        deadline = time.monotonic() + GIVE_UP_STOP_S + self._grace_s
+        while not self._is_ended():
+            if time.monotonic() > deadline:
+                self._logger.warning(f"Job {self._id} of Ray was not seen to end: it may still run there.")
+                return
+            if self._detached.wait(ASK_EVERY_S):
+                raise Detached
+
+    def _is_ended(self) -> bool:
+        """Whether it has; if not, it is told to, once more."""
         try:
-            (self._cluster or self._connect()).stop(self._id)
-        except (Unreachable, Refused, KeyError):
-            self._logger.warning(f"Ray could not be told to stop job {self._id}: it may still run there.")
+            self._cluster = self._cluster or self._connect()
+            if self._cluster.state(self._id) is not None:
+                return True
+            self._cluster.stop(self._id)
+        except KeyError:
+            return True
+        except (Unreachable, Refused):
+            return False
+        return False
 
     def _check(self) -> None:
         if self._detached.is_set():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import stat
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -313,6 +317,87 @@ def test_a_job_whose_record_is_lost_is_not_begun_again(cluster: PlayedCluster, r
     assert isinstance(failure, TrainingFailed)
     assert failure.reason == "run_folder_lost"
     assert len(cluster.jobs) == 1
+
+
+def refuse(error: int) -> Callable[..., NoReturn]:
+    def raising(*_: object, **__: object) -> NoReturn:
+        raise OSError(error, os.strerror(error))
+
+    return raising
+
+
+class TestALostFolder:
+    def test_a_job_whose_folder_is_removed_is_ended(self, cluster: PlayedCluster, run: Run) -> None:
+        task = begun(cluster, run)
+        shutil.rmtree(ray.folder_of(run).parent)
+        failure = task.end()
+        assert isinstance(failure, TrainingFailed)
+        assert failure.reason == "run_folder_lost"
+        assert cluster.stopped == list(cluster.jobs)
+
+    @pytest.mark.parametrize("error", [errno.ESTALE, errno.EIO], ids=errno.errorcode.get)
+    def test_a_job_whose_output_cannot_be_read_is_ended(
+        self, cluster: PlayedCluster, run: Run, monkeypatch: pytest.MonkeyPatch, error: int
+    ) -> None:
+        task = begun(cluster, run)
+        monkeypatch.setattr(ray._Following, "_read", refuse(error))
+        failure = task.end()
+        assert isinstance(failure, TrainingFailed)
+        assert failure.reason == "run_folder_lost"
+        assert os.strerror(error) in str(failure)
+        assert cluster.stopped == list(cluster.jobs)
+        assert not (ray.folder_of(run) / "spec.json").exists()
+
+    def test_it_is_told_to_stop_when_the_cluster_can_be_reached_again(
+        self, cluster: PlayedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = begun(cluster, run)
+        cluster.refusal = Unreachable("no route")
+        task.wait_for(lambda messages: "cannot be asked" in messages[-1])
+        monkeypatch.setattr(ray._Following, "_read", refuse(errno.EIO))
+        cluster.was_asked.clear()
+        assert cluster.was_asked.wait(30)
+        cluster.refusal = None
+        failure = task.end()
+        assert isinstance(failure, TrainingFailed)
+        assert failure.reason == "run_folder_lost"
+        assert cluster.stopped == list(cluster.jobs)
+
+    def test_a_service_that_lets_go_before_it_was_told_leaves_that_to_the_next(
+        self, cluster: PlayedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = begun(cluster, run)
+        cluster.refusal = Unreachable("no route")
+        task.wait_for(lambda messages: "cannot be asked" in messages[-1])
+        monkeypatch.setattr(ray._Following, "_read", refuse(errno.EIO))
+        cluster.was_asked.clear()
+        assert cluster.was_asked.wait(30)
+        assert isinstance(task.detach(), Detached)
+
+    @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EMFILE], ids=errno.errorcode.get)
+    def test_a_folder_without_room_for_a_note_is_no_reason_to_end_a_job(
+        self, cluster: PlayedCluster, run: Run, monkeypatch: pytest.MonkeyPatch, error: int
+    ) -> None:
+        with monkeypatch.context() as full:
+            full.setattr(Path, "touch", refuse(error))
+            task = begun(cluster, run)
+            prints(run, "one\n")
+            task.wait_for_line("one")
+        cluster.end = Exit()
+        assert task.end() is None
+        assert len(cluster.jobs) == 1
+
+    def test_a_defect_while_it_is_followed_leaves_no_job_behind(
+        self, cluster: PlayedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = begun(cluster, run)
+
+        def break_down(*_: object) -> NoReturn:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(ray._Following, "_read", break_down)
+        assert isinstance(task.end(), ZeroDivisionError)
+        assert cluster.stopped == list(cluster.jobs)
 
 
 class TestEndOf:
