@@ -53,6 +53,7 @@ from services.executors.base import Executor
 from services.executors.choice import Executors
 from services.history import MetricHistory
 from services.history.downsample import warm_up
+from services.known_gpus import KnownGpus
 from services.memory import collect_seldom, limit_arenas
 from services.monitoring import build_registry
 from services.paths import PathPolicy
@@ -107,7 +108,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         app.state.registry = build_registry(service, VERSION, counted)
         await run_in_threadpool(watching.start)
         retention.start()
-        sampler = Sampler(service.running_trainings, list_gpus, configured.resource_samples_s)
+        sampler = Sampler(service.running_trainings, lambda: list_gpus() or (), configured.resource_samples_s)
         sampler.start()
         with collect_seldom():
             yield
@@ -190,6 +191,7 @@ def build_service(settings: Settings, executor: Executor | None = None) -> Train
     )
     keep_private(settings.state_dir)
     paths = PathPolicy(settings.data_roots, settings.save_roots)
+    gpus = KnownGpus(list_gpus)
     service = TrainingService(
         database,
         executors=Executors(
@@ -203,14 +205,15 @@ def build_service(settings: Settings, executor: Executor | None = None) -> Train
         scheduler=Scheduler(
             cpu_limit=settings.max_training_concurrent_cpu,
             gpu_limit=settings.max_training_concurrent_gpu,
-            gpus=list_gpus,
+            gpus=gpus.recent,
             max_queued=settings.max_queued,
         ),
-        gpus=list_gpus,
+        gpus=gpus,
         paths=paths,
         runs_dir=settings.state_dir / "runs",
         allow_commands=settings.allow_commands,
     )
+    gpus.when_answered = service.dispatch_again
     service.resume_queue()
     return service
 

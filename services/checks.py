@@ -158,7 +158,7 @@ def resolve_device(request: AnyRequest, gpus: Callable[[], Sequence[Gpu]]) -> tu
     if wanted == CPU:
         return CPU, []
     names = [gpu.name for gpu in gpus()]
-    workers = request.workers if isinstance(request, TrainingRequest) else 1
+    workers = _workers_of(request)
     if wanted == ANY_GPU and not names:
         return CPU, []
     if wanted == ANY_GPU and len(names) >= workers:
@@ -169,3 +169,12 @@ def resolve_device(request: AnyRequest, gpus: Callable[[], Sequence[Gpu]]) -> tu
     missing = f"are no {workers} GPUs" if wanted == ANY_GPU else f"is no {wanted}"
     message = f"there {missing} on this machine, which has: {devices}"
     return CPU, [FieldProblem(field="device", code="device_not_found", message=message)]
+
+
+def wanted_gpus(request: TrainingRequest | CommandRequest) -> str:
+    """What a request that asks for GPUs waits for, as long as nobody knows whether they are there."""
+    return any_gpus(_workers_of(request)) if request.device == ANY_GPU else request.device
+
+
+def _workers_of(request: TrainingRequest | CommandRequest) -> int:
+    return request.workers if isinstance(request, TrainingRequest) else 1

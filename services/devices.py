@@ -64,17 +64,20 @@ def parts_of(device: str) -> list[str]:
     return [f"{kind}:{number}" for number in numbers.split(",")] if colon else [device]
 
 
-def list_gpus() -> list[Gpu]:
-    """GPUs that a trainer of this process would see, in torch's order; none without a driver."""
+def list_gpus() -> list[Gpu] | None:
+    """GPUs that a trainer of this process would see, in torch's order; none without a driver.
+
+    `None` where there is a driver that does not answer just now, as when the machine has hardly started.
+    """
     try:
         pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
+    except pynvml.NVMLError as error:
+        return [] if error.value == pynvml.NVML_ERROR_LIBRARY_NOT_FOUND else None
     try:
         handles = _visible_handles()
         return [_describe(index, handle) for index, handle in enumerate(handles)]
     except pynvml.NVMLError:
-        return []
+        return None
     finally:
         pynvml.nvmlShutdown()
 

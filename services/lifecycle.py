@@ -29,9 +29,9 @@ from models.schemas import (
     TrainingRequest,
 )
 from services.base_service import FLUSH_TIMEOUT_S, BaseService
-from services.checks import check_allowed, resolve_device
+from services.checks import check_allowed, resolve_device, wanted_gpus
 from services.deadlines import Deadlines
-from services.devices import CPU, FILE, Gpu
+from services.devices import CPU, FILE, Gpu, is_gpu
 from services.errors import InvalidRequest, PathForbidden, ServiceError, StorageUnavailable
 from services.executors.base import Detached, Executor, Run
 from services.executors.choice import Executors
@@ -98,7 +98,7 @@ class Lifecycle(BaseService):
         database: an open store; tasks in it that had not ended are taken up again by `resume_queue`.
         executors: run the trainers.
         scheduler: decides what runs next; used under this service's lock only.
-        gpus: GPUs of this machine.
+        gpus: asks for the GPUs of this machine, which may take long: called without the lock.
         paths: where requests may read and write.
         runs_dir: in it, each task that runs gets a folder of the service's own.
         allow_commands: run programs that requests name.
@@ -122,6 +122,7 @@ class Lifecycle(BaseService):
         self._executors = executors
         self._scheduler = scheduler
         self._gpus = gpus
+        self._undecided: dict[str, TaskState] = {}
         self._paths = paths
         self._runs_dir = runs_dir.absolute()
         self._allow_commands = allow_commands
@@ -279,7 +280,14 @@ class Lifecycle(BaseService):
         except ServiceError as error:  # other settings did
             self._end(task_id, TaskStatus.FAILED, error.code, error=clean_text(str(error)))
             return
-        device, problem = resolve_device(request, self._gpus)
+        self._undecided.pop(task_id, None)
+        gpus = self._scheduler.look() if is_gpu(state.device) else None
+        if gpus is None and is_gpu(state.device) and not isinstance(request, ImportRequest):
+            self._undecided[task_id] = state  # it was accepted for a GPU: nothing else is chosen on a guess
+            device = wanted_gpus(request)
+            self._scheduler.add(task_id, priority=state.priority, created_at=state.created_at, device=device)
+            return
+        device, problem = resolve_device(request, lambda: gpus or ())
         if problem:
             self._end(task_id, TaskStatus.FAILED, problem[0].code, error=f"device: {problem[0].message}")
             return
@@ -489,6 +497,7 @@ class Lifecycle(BaseService):
         """
         if self._closing or not self._has_taken_up:
             return
+        self._decide()
         while runnable := self._scheduler.next_runnable():
             task_id, device = runnable
             what = "Reading starts" if device == FILE else f"Training starts on {device}"
@@ -498,6 +507,22 @@ class Lifecycle(BaseService):
         for task_id, training in self._trainings.items():
             if training.status is TaskStatus.PENDING:
                 self._change(task_id, TaskStatus.QUEUED, "Waiting for a free device", reason=WAITING)
+
+    def _decide(self) -> None:
+        """Give tasks their devices that had to wait until the driver answers, if it has. Call with the lock held."""
+        if not self._undecided or self._scheduler.look() is None:
+            return
+        for task_id, state in list(self._undecided.items()):
+            del self._undecided[task_id]
+            waiting = self._scheduler.find(task_id)
+            if waiting is not None:  # else it has ended
+                self._scheduler.discard(task_id)
+                self._wait_for_device(replace(state, priority=waiting.priority))
+
+    def dispatch_again(self) -> None:
+        """What waits may run now, though no task has come or gone: the driver of the GPUs has answered."""
+        with self._lock:
+            self._dispatch()
 
     def _start(self, task_id: str, device: str) -> None:
         training = self._trainings[task_id]

@@ -34,17 +34,19 @@ class Scheduler:
     Args:
         cpu_limit: trainings at a time on the CPU.
         gpu_limit: trainings at a time on each GPU.
-        gpus: GPUs and their memory in use, asked again for each round of decisions.
+        gpus: GPUs and their memory in use, as known at once; asked again for each round of decisions. `None` where
+            the driver has not answered lately.
         max_queued: tasks that may wait before `refuse_when_full` refuses more of them.
     """
 
     def __init__(
-        self, *, cpu_limit: int, gpu_limit: int, gpus: Callable[[], Sequence[Gpu]], max_queued: int = 1000
+        self, *, cpu_limit: int, gpu_limit: int, gpus: Callable[[], Sequence[Gpu] | None], max_queued: int = 1000
     ) -> None:
         self._settings = {CPU: cpu_limit, FILE: FILES_AT_A_TIME, RAY: JOBS_AT_A_TIME}
         self._gpu_limit = gpu_limit
         self._limits: dict[str, int] = {}
         self._gpus = gpus
+        self._seen: Sequence[Gpu] | None = None
         self.max_queued = max_queued
         self._waiting: tuple[Waiting, ...] = ()
         self._running: dict[str, str] = {}
@@ -55,6 +57,13 @@ class Scheduler:
         return Scheduler(
             cpu_limit=self._settings[CPU], gpu_limit=self._gpu_limit, gpus=self._gpus, max_queued=self.max_queued
         )
+
+    def look(self) -> Sequence[Gpu] | None:
+        """The GPUs as the driver says lately; `None` where it does not."""
+        gpus = self._gpus()
+        if gpus is not None:
+            self._seen = gpus
+        return gpus
 
     @property
     def queued(self) -> int:
@@ -87,7 +96,9 @@ class Scheduler:
             QueueFull: it would wait, and as many wait as may.
         """
         taken = _taken([*self._running.values(), *filter(None, self._expected.values())])
-        free = self._free_device(device, self._gpus() if wanted_of(device) else (), taken)
+        if wanted_of(device):
+            self.look()
+        free = self._free_device(device, self._seen or (), taken)  # which there are changes less than their memory
         waiting = self.queued + self._expected_to_wait()
         if free is None and waiting >= self.max_queued:
             raise QueueFull(waiting, self.max_queued)
@@ -165,10 +176,16 @@ class Scheduler:
         """The first waiting task whose device has room, now counted as running there: `(task_id, device)`.
 
         What is free of the GPUs that a task waits for is kept for it: those that want one each would always be first.
+        While the driver does not answer, no task that wants any GPU starts, nor one behind it that wants GPUs by name.
         """
-        gpus = self._gpus() if any(wanted_of(waiting.device) for waiting in self._waiting) else ()
+        answer = self.look() if any(is_gpu(waiting.device) for waiting in self._waiting) else ()
+        gpus, has_gpus = answer or (), self._seen is not None
         taken = _taken(self._running.values())
         for waiting in self._waiting:
+            if answer is None and wanted_of(waiting.device):
+                has_gpus = False
+            if is_gpu(waiting.device) and not has_gpus:
+                continue
             device = self._free_device(waiting.device, gpus, taken)
             if device is not None:
                 self._waiting = tuple(other for other in self._waiting if other is not waiting)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from models.schemas import AnyRequest
-from services.devices import Gpu
+from services.devices import Gpu, is_gpu
 from services.errors import StorageUnavailable
 from services.executors.base import Place
 from services.log_entry import clean_text
@@ -73,7 +73,7 @@ class ProvenanceKeeper:
         try:
             if is_resumed and not self.is_missing(task_id, attempt):
                 return
-            gpus = self._gpus()
+            gpus = self._gpus() if is_gpu(device) else ()  # a driver that hangs holds up no others
             record = collect(request, device, gpus, self._roots, place=place, is_cancelled=is_cancelled)
             if not is_cancelled():  # else the next service records it whole, or nothing runs
                 self._keep(task_id, attempt, record)

@@ -19,6 +19,7 @@ class Driver:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.open = 0
         self.broken: str | None = None
+        self.error = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
         for name in (
             "nvmlInit",
             "nvmlShutdown",
@@ -35,7 +36,7 @@ class Driver:
 
         def call(*arguments: int) -> object:
             if name == self.broken:
-                raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+                raise pynvml.NVMLError(self.error)
             return answer(*arguments)
 
         return call
@@ -78,7 +79,9 @@ def test_gpus_are_named_as_torch_names_them_with_the_memory_in_use(driver: Drive
 
 def test_a_gpu_whose_driver_does_not_say_its_model_is_used_all_the_same(driver: Driver) -> None:
     driver.broken = "nvmlDeviceGetName"
-    assert list_gpus()[0] == Gpu("cuda:0", 100, 1000, None)
+    found = list_gpus()
+    assert found is not None
+    assert found[0] == Gpu("cuda:0", 100, 1000, None)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_cuda_visible_devices_decides_which_gpus_there_are_and_in_which_order(
     driver: Driver, monkeypatch: pytest.MonkeyPatch, visible: str, memory: list[int]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [(gpu.name, gpu.memory_used) for gpu in list_gpus()] == [
+    assert [(gpu.name, gpu.memory_used) for gpu in list_gpus() or ()] == [
         (f"cuda:{index}", used) for index, used in enumerate(memory)
     ]
 
@@ -117,10 +120,16 @@ def test_the_driver_is_left_as_it_was_found(driver: Driver, broken: str | None) 
     driver.broken = broken
     gpus = list_gpus()
     assert driver.open == 0
-    assert (gpus == []) is (broken is not None)
+    assert (gpus is None) is (broken is not None)
 
 
 def test_a_machine_without_a_driver_has_no_gpus(driver: Driver) -> None:
-    driver.broken = "nvmlInit"
+    driver.broken, driver.error = "nvmlInit", pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
     assert list_gpus() == []
+    assert driver.open == 0
+
+
+def test_a_driver_that_is_not_ready_says_nothing_of_gpus(driver: Driver) -> None:
+    driver.broken = "nvmlInit"
+    assert list_gpus() is None
     assert driver.open == 0

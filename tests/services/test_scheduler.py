@@ -100,6 +100,25 @@ def test_a_task_for_any_gpu_waits_while_there_is_none() -> None:
     assert order.queued == 1
 
 
+def test_no_gpu_is_given_before_the_driver_has_answered_once() -> None:
+    order = Scheduler(cpu_limit=1, gpu_limit=1, gpus=lambda: None)
+    for task_id, device in (("a", "cuda:0"), ("b", "cuda"), ("c", "cpu")):
+        add(order, task_id, device=device)
+    assert start_all(order) == [("c", "cpu")]
+
+
+def test_while_the_driver_does_not_answer_nobody_overtakes_one_that_wants_any_gpu() -> None:
+    answers: list[tuple[Gpu, ...] | None] = [IDLE]
+    order = Scheduler(cpu_limit=1, gpu_limit=1, gpus=lambda: answers[-1])
+    order.look()
+    answers.append(None)
+    for task_id, device in (("a", "cuda:1"), ("b", "cuda"), ("c", "cuda:0"), ("d", "cpu")):
+        add(order, task_id, device=device)
+    assert start_all(order) == [("a", "cuda:1"), ("d", "cpu")]
+    answers.append(IDLE)
+    assert start_all(order) == [("b", "cuda:0")]
+
+
 class TestSeveralGpus:
     GPUS = tuple(Gpu(f"cuda:{number}", memory_used=100 - number) for number in range(4))
 
