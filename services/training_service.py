@@ -310,9 +310,10 @@ class TrainingService(Lifecycle):
         except TimeoutError:  # the store may still delete it: then in a thread of its own, not in the writer's
             done.add_done_callback(lambda _: threading.Thread(target=self._deleted, args=(task_id, done)).start())
             raise
-        finally:
-            if done.done():
-                self._deleted(task_id, done)
+        except BaseException:  # it has refused
+            self._deleted(task_id, done)
+            raise
+        self._deleted(task_id, done)
 
     def _deleted(self, task_id: str, done: Future[None]) -> None:
         if not done.cancelled() and done.exception() is None:
