@@ -498,7 +498,7 @@ class Lifecycle(BaseService):
         if self._closing or not self._has_taken_up:
             return
         self._decide()
-        while runnable := self._scheduler.next_runnable():
+        while runnable := self._scheduler.next_runnable(self._undecided):
             task_id, device = runnable
             what = "Reading starts" if device == FILE else f"Training starts on {device}"
             self._change(task_id, TaskStatus.RUNNING, what, reason=STARTED, device=device)

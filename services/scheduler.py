@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -172,17 +172,18 @@ class Scheduler:
             ahead[waiting.device] += 1
         return places
 
-    def next_runnable(self) -> tuple[str, str] | None:
+    def next_runnable(self, undecided: Container[str] = ()) -> tuple[str, str] | None:
         """The first waiting task whose device has room, now counted as running there: `(task_id, device)`.
 
         What is free of the GPUs that a task waits for is kept for it: those that want one each would always be first.
         While the driver does not answer, no task that wants any GPU starts, nor one behind it that wants GPUs by name.
+        The same holds for tasks that are `undecided`: whether their GPUs are there is still to be looked at.
         """
         answer = self.look() if any(is_gpu(waiting.device) for waiting in self._waiting) else ()
         gpus, has_gpus = answer or (), self._seen is not None
         taken = _taken(self._running.values())
         for waiting in self._waiting:
-            if answer is None and wanted_of(waiting.device):
+            if waiting.task_id in undecided or (answer is None and wanted_of(waiting.device)):
                 has_gpus = False
             if is_gpu(waiting.device) and not has_gpus:
                 continue
