@@ -37,6 +37,7 @@ _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*+[ -/]*+[@-~]"  # CSI: colours, moves
     r"|[\]PX^_][^\x07\x1b]*+(?:\x07|\x1b\\)"  # OSC and other strings: titles, links
     r"|[ -/]*+[0-~])"  # any other; of one that is broken off, its beginning
+    r"|[\x07\x08\x0b\x0c]"  # bell, backspace and feeds take no place
 )
 """Escape codes as ECMA-48 has them. They may come from anybody and be of any length: no letter is looked at twice."""
 
@@ -256,5 +257,5 @@ def say(console: Console, line: str) -> None:
 
 def printable(message: str) -> str:
     """A stranger's log line without what would steer the terminal: escape codes, control characters."""
-    plain = _ESCAPES.sub("", message)
+    plain = _ESCAPES.sub("", message).rstrip("\r\n")
     return "".join(letter if letter.isprintable() else " " for letter in plain)

@@ -21,6 +21,8 @@ from client.display import printable
         ("\x1b(Bcharset", "charset"),
         ("broken off\x1b[31", "broken off31"),
         ("one\rtwo\nthree\tfour", "one two three four"),
+        ("the end of a line is no part of it\r\n", "the end of a line is no part of it"),
+        ("a bell\x07 and a backspace\x08", "a bell and a backspace"),
         ("[red]kept[/red]", "[red]kept[/red]"),
         (f"a\x1b[{'1' * 5000}mb", "ab"),
     ],
