@@ -183,7 +183,11 @@ def test_a_restart_of_the_service_costs_and_repeats_no_line(
 
 
 def test_a_command_runs_on_each_worker_and_ends_with_what_one_of_them_ended(cluster: str, tmp_path: Path) -> None:
-    script = 'echo "rank $RANK of $WORLD_SIZE, $WORD"; echo "Epoch [1/1], Train Loss: 0.5"; exit $((7 * RANK))'
+    script = """
+        if [ "$RANK" = 1 ]; then until [ -e spoken ]; do sleep 0.1; done; fi  # its end is that of the other one too
+        echo "rank $RANK of $WORLD_SIZE, $WORD"; echo "Epoch [1/1], Train Loss: 0.5"; touch spoken
+        exit $((7 * RANK))
+    """
     with service(tmp_path, cluster, EXECUTOR="ray") as (_, client):
         task = client.start(
             command=["bash", "-c", script],
