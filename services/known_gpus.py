@@ -38,6 +38,7 @@ class KnownGpus:
         self._latest: tuple[Gpu, ...] = ()
         self._answered_at = float("-inf")
         self._is_asking = False
+        self._is_told = False
 
     def __call__(self) -> Sequence[Gpu]:
         """The GPUs as they are now, or as they were last where the driver does not answer; none if it never has."""
@@ -45,7 +46,7 @@ class KnownGpus:
         with self._lock:
             if found is None:  # they are hardly gone; but how busy they are is not known
                 return tuple(replace(gpu, utilization=None) for gpu in self._latest)
-            self._latest, self._answered_at = tuple(found), time.monotonic()
+            self._latest, self._answered_at, self._is_told = tuple(found), time.monotonic(), False
             return self._latest
 
     def recent(self) -> Sequence[Gpu] | None:
@@ -68,9 +69,11 @@ class KnownGpus:
         except Exception:
             logger.exception("The driver of the GPUs could not be asked")
         with self._lock:
-            is_answered = self._is_fresh()
-        if not is_answered:
+            is_answered, is_told = self._is_fresh(), self._is_told
+            self._is_told = not is_answered
+        if not (is_answered or is_told):  # once: it may last for days
             logger.warning("The driver of the GPUs does not answer. Tasks that need it wait.")
+        if not is_answered:
             threading.Event().wait(RETRY_S)
         with self._lock:
             self._is_asking = False

@@ -51,12 +51,15 @@ def test_an_answer_counts_for_a_while_and_is_then_asked_for_again(monkeypatch: p
     assert known.recent() == ()
 
 
-def test_a_driver_that_fails_is_asked_again_as_long_as_somebody_needs_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_fails_is_asked_again_as_long_as_somebody_needs_to_know(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("services.known_gpus.RETRY_S", 0)
     known, answered = KnownGpus(Driver(None, None, [ONE])), threading.Event()
     known.when_answered = lambda: answered.set() if known.recent() else None
     assert known.recent() is None
     assert answered.wait(TIMEOUT_S)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # once, however often it was asked
 
 
 def test_gpus_are_not_gone_because_their_driver_fails_once() -> None:

@@ -325,6 +325,17 @@ def refuse(error: int) -> Callable[..., NoReturn]:
     return raising
 
 
+def lost_while_away(cluster: PlayedCluster, run: Run, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """Its output cannot be read any more, and the cluster that should end the job cannot be reached."""
+    task = begun(cluster, run)
+    cluster.refusal = Unreachable("no route")
+    task.wait_for(lambda messages: "cannot be asked" in messages[-1])
+    monkeypatch.setattr(ray._Following, "_read", refuse(errno.EIO))
+    cluster.was_asked.clear()
+    assert cluster.was_asked.wait(30)
+    return task
+
+
 class TestALostFolder:
     def test_a_job_whose_folder_is_removed_is_ended(self, cluster: PlayedCluster, run: Run, tmp_path: Path) -> None:
         task = begun(cluster, run)
@@ -350,12 +361,7 @@ class TestALostFolder:
     def test_it_is_told_to_stop_when_the_cluster_can_be_reached_again(
         self, cluster: PlayedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        task = begun(cluster, run)
-        cluster.refusal = Unreachable("no route")
-        task.wait_for(lambda messages: "cannot be asked" in messages[-1])
-        monkeypatch.setattr(ray._Following, "_read", refuse(errno.EIO))
-        cluster.was_asked.clear()
-        assert cluster.was_asked.wait(30)
+        task = lost_while_away(cluster, run, monkeypatch)
         cluster.refusal = None
         failure = task.end()
         assert isinstance(failure, TrainingFailed)
@@ -365,12 +371,7 @@ class TestALostFolder:
     def test_a_service_that_lets_go_before_it_was_told_leaves_that_to_the_next(
         self, cluster: PlayedCluster, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        task = begun(cluster, run)
-        cluster.refusal = Unreachable("no route")
-        task.wait_for(lambda messages: "cannot be asked" in messages[-1])
-        monkeypatch.setattr(ray._Following, "_read", refuse(errno.EIO))
-        cluster.was_asked.clear()
-        assert cluster.was_asked.wait(30)
+        task = lost_while_away(cluster, run, monkeypatch)
         assert isinstance(task.detach(), Detached)
 
     @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EMFILE], ids=errno.errorcode.get)
